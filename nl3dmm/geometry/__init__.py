@@ -1,0 +1,1 @@
+"""UV maps -> mesh: pure differentiable functions of cameras, meshes, UV maps and light."""

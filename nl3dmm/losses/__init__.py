@@ -1,0 +1,1 @@
+"""Renderings -> numbers: pure loss functions with per-sample values, and their weighted sum."""

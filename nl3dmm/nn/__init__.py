@@ -1,0 +1,1 @@
+"""Image -> latents -> UV maps: the networks."""

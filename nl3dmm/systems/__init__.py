@@ -1,0 +1,1 @@
+"""Compositions of the same parts, one file per paper."""

@@ -1,0 +1,95 @@
+"""The 68 iBUG landmarks of the embedded face as UV points, exact at any density; and pathway boxes from landmarks."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from nl3dmm.assets.anatomy import EYE, EYE_HALF_WIDTH, MOUTH_HALF_WIDTH, brow_line, lid_lines, lip_fissure, lip_lines
+from nl3dmm.assets.fields import Array
+from nl3dmm.assets.layout import FISSURE_HALF_HEIGHT, locate, locate_level
+from nl3dmm.assets.template import Box
+
+# fmt: off
+MIRROR_68 = np.array([
+    *range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46,
+    39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65,
+])
+JAW_AZIMUTH = np.deg2rad([78, 76, 73, 69, 63, 53, 39, 20, 0])  # visible contour from ear to chin
+JAW_LEVEL = np.array([32, 6, -20, -46, -67, -77, -82, -84.5, -85])
+LID_EDGE = 0.7  # mm beside the opening: on the skin, not on the step down to the eyeball
+NOSE_POINTS = {
+    27: (0.0, 33.0), 28: (0.0, 20.0), 29: (0.0, 8.0), 30: (0.0, -4.0), 31: (-12.5, -13.5), 32: (-6.3, -16.0), 33: (0.0, -16.5),
+}
+# fmt: on
+# part: landmarks, margin factors (rows, columns) around their extent
+PATHWAYS = {
+    "right_eye": (range(36, 42), 2.2, 1.15),
+    "left_eye": (range(42, 48), 2.2, 1.15),
+    "nose": (range(27, 36), 1.15, 1.3),
+    "mouth": (range(48, 68), 2.0, 1.3),
+}
+
+
+@cache
+def landmark_uv() -> Float[ndarray, "68 2"]:
+    """UV of the landmarks: the right half and the midline are placed, the left half is their mirror image."""
+    u, v = np.full(68, np.nan), np.full(68, np.nan)
+    u[:9], v[:9] = locate_level(-JAW_AZIMUTH, JAW_LEVEL)
+    frontal, x, y = _frontal_points()
+    u[frontal], v[frontal] = locate(x, y)
+    missing = np.isnan(u)
+    u[missing], v[missing] = 1 - u[MIRROR_68[missing]], v[MIRROR_68[missing]]
+    u[MIRROR_68 == np.arange(68)] = 0.5
+    points = np.stack([u, v], -1)
+    points.flags.writeable = False  # cached
+    return points
+
+
+def _frontal_points() -> tuple[Int[ndarray, " points"], Float[ndarray, " points"], Float[ndarray, " points"]]:
+    """Number, x and y (on the smooth head) of the subject's right half (image left, x <= 0) and the midline."""
+    corners = (EYE[0] + EYE_HALF_WIDTH + LID_EDGE, EYE[0] - EYE_HALF_WIDTH - LID_EDGE)
+    curves: list[tuple[Sequence[int], Sequence[float | int], Callable[[Array], Array]]] = [
+        (range(17, 22), (53, 44, 33, 22, 12), lambda x: brow_line(x) + 1.5),
+        ((36, 39), corners, lambda x: lid_lines(x).lower),
+        ((37, 38), (36.5, 26.5), lambda x: lid_lines(x).upper + LID_EDGE),
+        ((40, 41), (26.5, 36.5), lambda x: lid_lines(x).lower - LID_EDGE),
+        ((48, 60), (MOUTH_HALF_WIDTH, MOUTH_HALF_WIDTH - 3), lip_fissure),
+        ((49, 50, 51), (15, 5.2, 0), lambda x: lip_lines(x).upper),
+        ((57, 58, 59), (0, 5.5, 15), lambda x: lip_lines(x).lower),
+        ((61, 62), (9, 0), lambda x: lip_fissure(x) + FISSURE_HALF_HEIGHT),
+        ((66, 67), (0, 9), lambda x: lip_fissure(x) - FISSURE_HALF_HEIGHT),
+    ]
+    ids, x, y = list(NOSE_POINTS), *([point[k] for point in NOSE_POINTS.values()] for k in (0, 1))
+    for numbers, distances, curve in curves:
+        right = -np.array(distances, dtype=float)
+        ids, x, y = [*ids, *numbers], [*x, *right], [*y, *curve(right)]
+    return np.array(ids), np.array(x), np.array(y)
+
+
+def pathway_boxes(uv: Float[ndarray, "68 2"], uv_size: tuple[int, int]) -> dict[str, Box]:
+    """Local pathways round eyes, nose and mouth: extent of the landmarks times a margin, sizes multiples of 8.
+
+    Symmetric under the column mirror and inside the map; the two eyes have one size and one row.
+    """
+    symmetric = (uv + uv[MIRROR_68] * (-1, 1) + (1, 0)) / 2
+    return {name: _box(symmetric[list(ids)], margin, uv_size) for name, (ids, *margin) in PATHWAYS.items()}
+
+
+def _box(points: Float[ndarray, "points 2"], margin: list[float], uv_size: tuple[int, int]) -> Box:
+    rows, columns = uv_size
+    (left, top), (right, bottom) = points.min(0), points.max(0)
+    height = _multiple_of_8((bottom - top) * rows * margin[0], rows)
+    width = _multiple_of_8((right - left) * columns * margin[1], columns)
+    row = min(max(round((top + bottom) / 2 * rows - height / 2), 0), rows - height)
+    # Rounded by distance from the axis, so that a box and its mirror image round the same way.
+    offset = (left + right) / 2 * columns - columns / 2
+    column = round(columns / 2 + math.copysign(round(abs(offset) - width / 2 % 1) + width / 2 % 1, offset) - width / 2)
+    return Box(row, min(max(column, 0), columns - width), height, width)
+
+
+def _multiple_of_8(size: float, limit: int) -> int:
+    return max(min(8 * round(size / 8), limit // 8 * 8), 8)

@@ -1,0 +1,110 @@
+"""Trained systems on disk: what a checkpoint says about itself, and loading with every claim verified."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nl3dmm.assets.load import load_template
+from nl3dmm.assets.template import FaceTemplate
+from nl3dmm.checkpoint_io import load_checkpoint
+from nl3dmm.config import config_from_dict, config_to_dict
+from nl3dmm.errors import AssetError, CheckpointError
+from nl3dmm.settings import RunConfig
+from nl3dmm.systems.highfidelity import HighFidelity
+
+FORMAT = 1
+TEMPLATE_FILE = "template.safetensors"  # beside the checkpoint's folder: the run's own copy
+
+
+@dataclass(frozen=True)
+class TrainedSystem:
+    """A system in evaluation mode with the config and template that it was trained with."""
+
+    system: HighFidelity
+    config: RunConfig
+    template: FaceTemplate
+    step: int
+    path: Path
+
+
+def describe(config: RunConfig, template: FaceTemplate) -> dict[str, Any]:
+    """What a checkpoint carries next to the weights; plain values only."""
+    return {
+        "format": FORMAT,
+        "config": config_to_dict(config),
+        "template_name": template.name,
+        "template_hash": template.hash,
+    }
+
+
+def check_template(card: dict[str, Any], template: FaceTemplate, path: Path) -> None:
+    """Raises: CheckpointError: the weights were trained on another template."""
+    if card["template_hash"] != template.hash:
+        raise CheckpointError(
+            f"{path}: got a checkpoint of template {card['template_name']!r} ({card['template_hash'][:12]}); expected "
+            f"{template.name!r} ({template.hash[:12]}). Use the template it was trained with, or train again."
+        )
+
+
+def read_card(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The description inside a checkpoint's state."""
+    card = state.get("nl3dmm")
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: got a file without nl3dmm's description of format {FORMAT}; expected a checkpoint written by "
+            "python -m nl3dmm.train. Choose another file."
+        )
+    return card
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """A checkpoint file, or the last one of a run folder."""
+    path = Path(path)
+    candidates = [path] if path.is_file() else [path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(
+        f"model: got {path}, where no checkpoint is; expected a .ckpt file or a run folder. "
+        "Train one with: python -m nl3dmm.train"
+    )
+
+
+def load_system(path: str | Path, template: FaceTemplate | None = None, device: str = "cpu") -> TrainedSystem:
+    """Load a checkpoint for use: verified file, strict weights, matching template, evaluation mode.
+
+    Args:
+        path: checkpoint file or run folder.
+        template: used instead of the run's own copy; must be the one that the checkpoint was trained with.
+
+    Raises:
+        CheckpointError: missing, damaged, of another template, or with weights that do not fit its own config.
+    """
+    file = find_checkpoint(path)
+    state = load_checkpoint(file)
+    card = read_card(state, file)
+    config = config_from_dict(RunConfig, card["config"])
+    template = template or _run_template(file, config)
+    check_template(card, template, file)
+    system = HighFidelity(config.highfidelity, template)
+    weights = {key.removeprefix("system."): value for key, value in state["state_dict"].items()}
+    try:
+        system.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: weights do not fit the model of its config ({error}). Train again.") from error
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{file}: got non-finite weights in {broken[:3]}; expected finite ones. Use an older one.")
+    return TrainedSystem(system.eval().to(device), config, template.to(device), int(state["global_step"]), file)
+
+
+def _run_template(file: Path, config: RunConfig) -> FaceTemplate:
+    for folder in (file.parent.parent, file.parent):
+        if (folder / TEMPLATE_FILE).is_file():
+            return load_template(str(folder / TEMPLATE_FILE))
+    try:
+        return load_template(config.template, config.template_path, config.uv_size)
+    except AssetError as error:
+        raise CheckpointError(f"{file}: its template cannot be loaded ({error})") from error

@@ -1,0 +1,41 @@
+"""What all command lines share: help, one-line errors, exit codes."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
+
+from nl3dmm.errors import Nl3dmmError
+
+P = ParamSpec("P")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors exit with 1 and whose positional values may stand between options."""
+
+    def __init__(self, command: str, description: str | None):
+        super().__init__(prog=command, description=(description or "").strip(), allow_abbrev=False)
+
+    def error(self, message: str):  # type: ignore[override]
+        raise Nl3dmmError(f"arguments: {message}. See {self.prog} --help.")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        return self.parse_intermixed_args(arguments)
+
+
+def report_errors(command: Callable[P, int]) -> Callable[P, int]:
+    """Turn nl3dmm's errors into one line on stderr and exit code 1, Ctrl-C into 130."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except Nl3dmmError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return guarded

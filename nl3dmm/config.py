@@ -1,0 +1,102 @@
+"""YAML and ``key=value`` overrides -> frozen dataclass, strictly. OmegaConf never leaves this file."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nl3dmm.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def load_config(schema: type[C], files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> C:
+    """Merge YAML files, then ``key.sub=value`` overrides, into the defaults of a dataclass.
+
+    Raises:
+        ConfigError: unknown key (with a suggestion), wrong type, value out of range, unreadable file.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for override in overrides:
+        if "=" not in override or override.startswith("-"):
+            hint = override.lstrip("-")
+            raise ConfigError(
+                f"override: got {override!r}; expected key=value. Write {hint if '=' in hint else hint + '=VALUE'}."
+            )
+    try:
+        parts = [OmegaConf.structured(schema), *(_read_yaml(Path(file)) for file in files)]
+        # W&B passes None as text; YAML calls it null.
+        parts.append(OmegaConf.from_dotlist([_null(override) for override in overrides]))
+        return OmegaConf.to_object(OmegaConf.merge(*parts))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"config: {error}") from error
+
+
+def config_from_dict(schema: type[C], values: Mapping[str, Any]) -> C:
+    """Rebuild a config that ``config_to_dict`` stored, with the same strictness."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict of numbers, strings, lists: safe in checkpoints and YAML."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def config_to_yaml(config: Any) -> str:
+    """YAML text that ``load_config`` reads back."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """For ``__post_init__`` of configs; NaN is out of every range."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: got {value}; expected {low} to {high}. Change it.")
+
+
+def _null(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}=null" if value == "None" else override
+
+
+def _read_yaml(path: Path) -> Any:
+    from omegaconf import OmegaConf
+
+    if not path.is_file():
+        raise ConfigError(f"config file: got {path}, which does not exist; expected a YAML file. Check the path.")
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:
+        raise ConfigError(f"config file {path}: not valid YAML ({_one_line(error)}). Fix the file.") from error
+    if "${" in path.read_text():
+        raise ConfigError(f"config file {path}: got an interpolation ${{...}}; expected plain values. Write the value.")
+    return loaded
+
+
+def _one_line(error: Exception) -> str:
+    """OmegaConf's message without its trailing object dump, with the full key."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    full_key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    message = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
+    return f"{full_key}: {message}" if full_key and full_key not in message else message

@@ -1,0 +1,72 @@
+"""Batches for training: order is a function of ``(seed, step)``, so a resumed run sees what it would have seen."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nl3dmm.data.bank import FaceBank
+from nl3dmm.types import FaceBatch
+
+
+def batch_indices(
+    seed: int, step: int, batch_size: int, samples: int, rank: int = 0, ranks: int = 1
+) -> Int[Tensor, " batch"]:
+    """Which samples rank ``rank`` sees at ``step``: a walk through fresh permutations of all samples."""
+    first = (step * ranks + rank) * batch_size
+    positions = torch.arange(first, first + batch_size)
+    chosen = torch.empty(batch_size, dtype=torch.long)
+    for epoch in (positions // samples).unique().tolist():
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        here = positions // samples == epoch
+        chosen[here] = torch.randperm(samples, generator=generator)[positions[here] % samples]
+    return chosen
+
+
+class _StepBatches(Dataset[FaceBatch]):
+    """Item k is the whole batch of step k."""
+
+    def __init__(self, bank: FaceBank, seed: int, batch_size: int, rank: int, ranks: int):
+        self.bank, self.seed, self.batch_size, self.rank, self.ranks = bank, seed, batch_size, rank, ranks
+
+    def __getitem__(self, step: int) -> FaceBatch:
+        return self.bank.read(batch_indices(self.seed, step, self.batch_size, len(self.bank), self.rank, self.ranks))
+
+
+class _StepSampler(Sampler[int]):
+    """Steps still to do; its length stays that of the whole run, which Lightning counts in."""
+
+    def __init__(self, start: int, steps: int):
+        self.start, self.steps = start, steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.steps))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class BankDataModule(LightningDataModule):
+    """Feeds a run of ``steps`` batches from a bank; one Lightning epoch is the whole run."""
+
+    def __init__(self, bank: FaceBank, seed: int, batch_size: int, steps: int, workers: int = 0):
+        super().__init__()
+        self.bank, self.seed, self.batch_size, self.steps, self.workers = bank, seed, batch_size, steps, workers
+        self._start = 0
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        batches = _StepBatches(self.bank, self.seed, self.batch_size, rank, ranks)
+        sampler = _StepSampler(self._start, self.steps)
+        return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=self.workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.trainer.global_step if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._start = int(state_dict["step"])

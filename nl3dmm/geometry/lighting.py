@@ -1,0 +1,80 @@
+"""Spherical-harmonics light and colour encoding."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Encoding = Literal["none", "srgb"]
+SH_CONSTANTS = (0.28209479177387814, 0.4886025119029199, 1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
+
+
+def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
+    """Nine real orthonormal spherical harmonics at unit normals in the camera frame.
+
+    Order ``1, y, z, x, xy, yz, 3z^2-1, xz, x^2-y^2`` (Ramamoorthi and Hanrahan 2001); constants in ``SH_CONSTANTS``.
+    """
+    x, y, z = normals.unbind(-1)
+    c0, c1, c2, c3, c4 = SH_CONSTANTS
+    return torch.stack(
+        [
+            torch.full_like(x, c0),
+            c1 * y,
+            c1 * z,
+            c1 * x,
+            c2 * x * y,
+            c2 * y * z,
+            c3 * (3 * z * z - 1),
+            c2 * x * z,
+            c4 * (x * x - y * y),
+        ],
+        -1,
+    )
+
+
+def shade(
+    normals: Float[Tensor, "batch points 3"], sh_coefficients: Float[Tensor, "batch 3 9"]
+) -> Float[Tensor, "batch points 3"]:
+    """Shading per point and colour channel; linear in the coefficients, may be negative."""
+    return sh_basis(normals) @ sh_coefficients.transpose(1, 2)
+
+
+def white_light(batch: int, brightness: float = 1.0) -> Float[Tensor, "batch 3 9"]:
+    """Coefficients of a uniform white light: shading equals ``brightness`` for every normal."""
+    coefficients = torch.zeros(batch, 3, 9)
+    coefficients[:, :, 0] = brightness / SH_CONSTANTS[0]
+    return coefficients
+
+
+def directional_light(
+    direction: Float[Tensor, "*batch 3"], intensity: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 3 9"]:
+    """Coefficients of distant light from unit ``direction`` (camera frame): Lambert's clamped cosine up to band 2.
+
+    A normal that faces the light is shaded ``1.0625 * intensity`` (the truncated series overshoots by 1/16).
+    """
+    bands = direction.new_tensor([math.pi] + [2 * math.pi / 3] * 3 + [math.pi / 4] * 5)
+    return intensity[..., :, None] * (bands * sh_basis(direction))[..., None, :]
+
+
+def decode_srgb(colour: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """sRGB value to linear intensity (IEC 61966-2-1); values below 0 continue the linear toe."""
+    toe = colour / 12.92
+    return torch.where(colour <= 0.04045, toe, ((colour.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def encode_srgb(intensity: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Linear intensity to sRGB value; values below 0 continue the linear toe, values above 1 are not clipped."""
+    toe = intensity * 12.92
+    return torch.where(intensity <= 0.0031308, toe, 1.055 * intensity.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def light_albedo(
+    albedo: Float[Tensor, "*shape"], shading: Float[Tensor, "*shape"], encoding: Encoding
+) -> Float[Tensor, "*shape"]:
+    """``texture = albedo * shading`` in the space that ``encoding`` names (``docs/conventions.md``)."""
+    if encoding == "none":
+        return albedo * shading
+    return encode_srgb(decode_srgb(albedo) * shading)

@@ -1,0 +1,32 @@
+"""Meshes: normals and edges."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def triangle_normals(
+    vertices: Float[Tensor, "batch vertices 3"], triangles: Int[Tensor, "triangles 3"]
+) -> Float[Tensor, "batch triangles 3"]:
+    """Outward normals, twice the triangle's area long (counter-clockwise triangles seen from outside)."""
+    # index_select: its backward is one index_add, three times faster than that of indexing.
+    first, second, third = (vertices.index_select(1, triangles[:, corner]) for corner in range(3))
+    return torch.linalg.cross(second - first, third - first)
+
+
+def vertex_normals(
+    vertices: Float[Tensor, "batch vertices 3"], triangles: Int[Tensor, "triangles 3"]
+) -> Float[Tensor, "batch vertices 3"]:
+    """Area-weighted unit normals; zero where no triangle with an area touches the vertex."""
+    normals = triangle_normals(vertices, triangles)
+    total = torch.zeros_like(vertices)
+    for corner in range(3):
+        total = total.index_add(1, triangles[:, corner], normals)
+    return F.normalize(total, dim=-1, eps=1e-12)
+
+
+def unique_edges(triangles: Int[Tensor, "triangles 3"]) -> Int[Tensor, "edges 2"]:
+    """Undirected edges, each once, smaller vertex first."""
+    edges = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    return torch.unique(edges.sort(dim=1).values, dim=0)

@@ -1,0 +1,30 @@
+"""The objective: a named weighted sum of loss terms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nl3dmm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Total to minimise and its unweighted terms (batch means, detached) for the logs."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Objective:
+    """Mean each per-sample term over the batch, weight and add; a term without a weight is an error.
+
+    Terms of weight 0 are reported but add nothing, so that their gradients cannot spread a NaN.
+    """
+    missing = sorted(set(terms) - set(weights))
+    if missing:
+        raise ConfigError(f"weights: got none for {missing}; expected one per loss term. Add them to the loss config.")
+    means = {name: term.mean() for name, term in terms.items()}
+    total = sum((weights[name] * mean for name, mean in means.items() if weights[name] != 0), torch.zeros(()))
+    return Objective(torch.as_tensor(total), {name: mean.detach() for name, mean in means.items()})

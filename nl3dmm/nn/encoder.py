@@ -1,0 +1,87 @@
+"""The fitting CNN: image -> camera, light, shape latent, albedo latent."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nl3dmm.geometry.camera import CAMERA_LOGITS
+from nl3dmm.nn.blocks import conv_bn_elu, initialise
+
+SH_LOGITS = 27
+# Output channels of the paper's trunk in units of its width 32; each row starts with a stride of 2.
+_TRUNK = ((1, 2), (2, 2, 4), (4, 3, 6), (6, 4, 8), (8, 5))
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Paper: width 32, stages 5 for 224 px (7 x 7 features). Fewer stages suit smaller images: 4 for 112 px."""
+
+    width: int = 32
+    stages: int = 5
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """Raw heads; ``geometry.camera.camera_from_logits`` and the system turn them into a camera and a light."""
+
+    camera_logits: Float[Tensor, "batch 9"]
+    sh_logits: Float[Tensor, "batch 3 9"]
+    shape_latent: Float[Tensor, "batch shape_latent"]
+    albedo_latent: Float[Tensor, "batch albedo_latent"]
+
+
+def _pooled_head(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Convolution with bias, batch norm, global average pool: the pooled vector is the latent."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _spatial_head(in_channels: int, hidden: int, out_features: int, cells: int) -> nn.Sequential:
+    """As the paper's camera and light heads, but the features keep their place instead of being averaged.
+
+    Averaging loses where the face is; flattening learnt pose faster here. The last layer starts small, otherwise the
+    first camera gradients are 80 times larger than all others.
+    """
+    conv = nn.Conv2d(in_channels, hidden, 3, padding=1)
+    return nn.Sequential(
+        conv, nn.BatchNorm2d(hidden), nn.ELU(), nn.Flatten(), nn.Linear(hidden * cells, out_features)
+    )
+
+
+class Encoder(nn.Module):
+    """The paper's trunk (``spec`` table of 13 convolutions at 5 stages) with four heads."""
+
+    def __init__(self, config: EncoderConfig, image_size: int, shape_latent: int, albedo_latent: int):
+        super().__init__()
+        rows = _TRUNK[: config.stages]
+        layers, channels = [], 3
+        for row in rows:
+            for position, factor in enumerate(row):
+                kernel = 7 if channels == 3 else 3
+                layers.append(conv_bn_elu(channels, factor * config.width, 2 if position == 0 else 1, kernel))
+                channels = factor * config.width
+        self.trunk = nn.Sequential(*layers)
+        cells = (-(-image_size // 2**config.stages)) ** 2
+        self.camera_head = _spatial_head(channels, 2 * config.width, CAMERA_LOGITS, cells)
+        self.light_head = _spatial_head(channels, 2 * config.width, SH_LOGITS, cells)
+        self.shape_head = _pooled_head(channels, shape_latent)
+        self.albedo_head = _pooled_head(channels, albedo_latent)
+        initialise(self)
+        for head in (self.camera_head, self.light_head):
+            nn.init.normal_(head[-1].weight, std=0.004)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> EncoderOutput:
+        """Args: image: RGB in [0, 1]; the network works in [-1, 1]."""
+        features = self.trunk(2 * image - 1)
+        return EncoderOutput(
+            camera_logits=self.camera_head(features).float(),
+            sh_logits=self.light_head(features).float().unflatten(1, (3, 9)),
+            shape_latent=self.shape_head(features).float(),
+            albedo_latent=self.albedo_head(features).float(),
+        )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,119 @@
+"""Latent -> UV maps: global pathway, four local pathways, proxy and final ends (paper section 3.4)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nl3dmm.errors import ConfigError
+from nl3dmm.nn.blocks import deconv, deconv_bn_relu, initialise
+
+# Output channels of the paper's pathways in units of its width 16, from the largest step to the full-size map.
+_GLOBAL = ((10, 8), (8, 4, 6), (6, 3, 4), (4, 2, 2), (2, 1))
+_LOCAL = ((4, 6), (6, 3, 4), (4, 2, 2), (2, 1))
+_LOCAL_STEPS = 3
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Paper: width 16, 5 up-samplings from 6 x 7 to 192 x 224, local pathways for eyes, nose and mouth."""
+
+    width: int = 16
+    up_samplings: int = 5
+    local_pathways: bool = True
+
+
+class _Seed(nn.Sequential):
+    """Latent -> small feature map: linear, batch norm, ReLU."""
+
+    def __init__(self, latent: int, channels: int, height: int, width: int):
+        features = channels * height * width
+        super().__init__(
+            nn.Linear(latent, features), nn.BatchNorm1d(features), nn.ReLU(), nn.Unflatten(1, (channels, height, width))
+        )
+
+
+def _pathway(in_channels: int, rows: tuple[tuple[int, ...], ...], width: int, first_stride: int) -> nn.Sequential:
+    layers, channels = [], in_channels
+    for row_id, row in enumerate(rows):
+        for position, factor in enumerate(row):
+            stride = (first_stride if row_id == 0 else 2) if position == 0 else 1
+            layers.append(deconv_bn_relu(channels, factor * width, stride))
+            channels = factor * width
+    return nn.Sequential(*layers)
+
+
+class _GlobalPathway(nn.Sequential):
+    def __init__(self, latent: int, uv_size: tuple[int, int], config: DecoderConfig):
+        factor = 2**config.up_samplings
+        if uv_size[0] % factor or uv_size[1] % factor:
+            raise ConfigError(
+                f"template.uv_size: got {uv_size}; expected multiples of {factor} for "
+                f"decoder.up_samplings={config.up_samplings}. Change one of them."
+            )
+        seed = _Seed(latent, 10 * config.width, uv_size[0] // factor, uv_size[1] // factor)
+        rows = _GLOBAL[: config.up_samplings - 1] + _GLOBAL[-1:]
+        super().__init__(seed, _pathway(10 * config.width, rows, config.width, first_stride=2))
+
+
+class _LocalPathway(nn.Sequential):
+    """One facial part; receives the whole latent (paper figure 3)."""
+
+    def __init__(self, latent: int, height: int, width: int, channels: int):
+        factor = 2**_LOCAL_STEPS
+        seed = _Seed(latent, 8 * channels, height // factor, width // factor)
+        super().__init__(seed, _pathway(8 * channels, _LOCAL, channels, first_stride=1))
+
+
+class UVDecoder(nn.Module):
+    """Dual-pathway decoder with two ends; both see the fused features.
+
+    Local features are zero-padded to the whole map and fused by an element-wise maximum (they are >= 0, so the
+    padding never wins), then concatenated with the global ones. Without boxes it is the single global decoder of
+    CVPR18. The ends give *raw* maps: raw final = raw proxy + raw residual, and the residual end starts at zero, so
+    that a new model's final maps equal its proxies.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        latent: int,
+        uv_size: tuple[int, int],
+        boxes: Mapping[str, tuple[int, int, int, int]],
+        channels: int = 3,
+    ):
+        super().__init__()
+        self.uv_size = uv_size
+        self.boxes = dict(boxes) if config.local_pathways else {}
+        self.global_pathway = _GlobalPathway(latent, uv_size, config)
+        self.local_pathways = nn.ModuleDict(
+            {name: _LocalPathway(latent, box[2], box[3], config.width) for name, box in self.boxes.items()}
+        )
+        fused = config.width * (2 if self.boxes else 1)
+        self.proxy_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), deconv(2 * config.width, channels))
+        self.residual_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), deconv(2 * config.width, channels))
+        initialise(self)
+        nn.init.zeros_(self.residual_end[-1].weight)
+
+    def _local_features(self, latent: Tensor) -> Tensor:
+        fused = None
+        height, width = self.uv_size
+        for name, pathway in self.local_pathways.items():
+            row, column, box_height, box_width = self.boxes[name]
+            padding = (column, width - column - box_width, row, height - row - box_height)
+            features = F.pad(pathway(latent), padding)
+            fused = features if fused is None else torch.maximum(fused, features)
+        return fused
+
+    def forward(
+        self, latent: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, "batch channels uv_height uv_width"], Float[Tensor, "batch channels uv_height uv_width"]]:
+        """Raw proxy and raw final map, unbounded."""
+        features = self.global_pathway(latent)
+        if self.boxes:
+            features = torch.cat([self._local_features(latent), features], 1)
+        proxy = self.proxy_end(features).float()
+        return proxy.contiguous(), (proxy + self.residual_end(features).float()).contiguous()

@@ -1,0 +1,106 @@
+"""Numba kernels of the texture fetch and its adjoints, each for one image; ``mask`` may be empty (all pixels count)."""
+
+from typing import no_type_check
+
+import numpy as np
+
+from nl3dmm.render._jit import kernel
+
+CLAMP, WRAP, ZERO = 0, 1, 2
+
+
+@kernel
+@no_type_check
+def taps(coordinate, size, linear, boundary):
+    """Two texel indices along one axis, their weights, and the slopes of the weights.
+
+    A texel that does not exist (boundary ``zero``) is another texel with weight and slope 0.
+    """
+    position = np.float64(coordinate)
+    if boundary == WRAP:
+        position -= np.floor(position)
+    position = position * size - (0.5 if linear else 0.0)
+    slope = 1.0 * size if linear else 0.0
+    low, high = (0.0, size - 1.0) if boundary == CLAMP else (-1.0, 1.0 * size)
+    if position < low or position > high:
+        position, slope = min(max(position, low), high), 0.0
+    base = np.floor(position)
+    weight = position - base if linear else 1.0
+    first = np.int64(base)
+    second = first + 1 if linear else first
+    if boundary == ZERO and (first < 0 or second >= size):
+        first_exists, second_exists = 1.0 * (0 <= first < size), 1.0 * (0 <= second < size)
+        first, second = min(max(first, 0), size - 1), min(max(second, 0), size - 1)
+        return first, second, first_exists * (1 - weight), second_exists * weight, -first_exists * slope, second_exists * slope
+    if first < 0:
+        first += size
+    if second >= size:
+        second = 0 if boundary == WRAP else size - 1
+        first = min(first, second) if boundary == CLAMP else first
+    return first, second, 1.0 - weight, weight, -slope, slope
+
+
+@kernel
+@no_type_check
+def is_finite(u, v):
+    return np.isfinite(u) and np.isfinite(v)
+
+
+@kernel
+@no_type_check
+def texture(tex, uv, mask, linear, boundary, out):
+    """Write the pixels that are in the mask and sampled at a place that exists; leave the others as they are."""
+    height, width, channels = out.shape
+    real = tex.dtype.type
+    for row in range(height):
+        for column in range(width):
+            if (mask.size == 0 or mask[row, column]) and is_finite(uv[row, column, 0], uv[row, column, 1]):
+                left, right, x0, x1, _, _ = taps(uv[row, column, 0], tex.shape[1], linear, boundary)
+                top, bottom, y0, y1, _, _ = taps(uv[row, column, 1], tex.shape[0], linear, boundary)
+                a, b, c, d = real(y0 * x0), real(y0 * x1), real(y1 * x0), real(y1 * x1)
+                for channel in range(channels):
+                    upper = a * tex[top, left, channel] + b * tex[top, right, channel]
+                    lower = c * tex[bottom, left, channel] + d * tex[bottom, right, channel]
+                    out[row, column, channel] = upper + lower
+
+
+@kernel
+@no_type_check
+def texture_backward_tex(uv, mask, linear, boundary, grad_out, grad_tex):
+    height, width, channels = grad_out.shape
+    real = grad_tex.dtype.type
+    for row in range(height):
+        for column in range(width):
+            if (mask.size == 0 or mask[row, column]) and is_finite(uv[row, column, 0], uv[row, column, 1]):
+                left, right, x0, x1, _, _ = taps(uv[row, column, 0], grad_tex.shape[1], linear, boundary)
+                top, bottom, y0, y1, _, _ = taps(uv[row, column, 1], grad_tex.shape[0], linear, boundary)
+                a, b, c, d = real(y0 * x0), real(y0 * x1), real(y1 * x0), real(y1 * x1)
+                for channel in range(channels):
+                    grad = grad_out[row, column, channel]
+                    grad_tex[top, left, channel] += a * grad
+                    grad_tex[top, right, channel] += b * grad
+                    grad_tex[bottom, left, channel] += c * grad
+                    grad_tex[bottom, right, channel] += d * grad
+
+
+@kernel
+@no_type_check
+def texture_backward_uv(tex, uv, mask, boundary, grad_out, grad_uv):
+    """Adjoint of linear sampling to ``uv``; nearest sampling has none."""
+    height, width, channels = grad_out.shape
+    for row in range(height):
+        for column in range(width):
+            if (mask.size == 0 or mask[row, column]) and is_finite(uv[row, column, 0], uv[row, column, 1]):
+                left, right, x0, x1, slope_x0, slope_x1 = taps(uv[row, column, 0], tex.shape[1], True, boundary)
+                top, bottom, y0, y1, slope_y0, slope_y1 = taps(uv[row, column, 1], tex.shape[0], True, boundary)
+                grad_a = grad_b = grad_c = grad_d = tex.dtype.type(0)
+                for channel in range(channels):
+                    grad = grad_out[row, column, channel]
+                    grad_a += grad * tex[top, left, channel]
+                    grad_b += grad * tex[top, right, channel]
+                    grad_c += grad * tex[bottom, left, channel]
+                    grad_d += grad * tex[bottom, right, channel]
+                grad_left, grad_right = y0 * grad_a + y1 * grad_c, y0 * grad_b + y1 * grad_d
+                grad_top, grad_bottom = x0 * grad_a + x1 * grad_b, x0 * grad_c + x1 * grad_d
+                grad_uv[row, column, 0] = slope_x0 * grad_left + slope_x1 * grad_right
+                grad_uv[row, column, 1] = slope_y0 * grad_top + slope_y1 * grad_bottom

@@ -1,0 +1,102 @@
+"""Meshes with UV textures under a camera and a light -> images."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nl3dmm.geometry.camera import clip_from_object, rotate
+from nl3dmm.geometry.lighting import Encoding, light_albedo, shade
+from nl3dmm.geometry.mesh import vertex_normals
+from nl3dmm.geometry.uv import sample_uv_map, uv_map_from_vertices, vertices_from_uv_grid
+from nl3dmm.render.api import interpolate, rasterize, texture
+from nl3dmm.types import Camera, TensorFields
+
+
+@dataclass(frozen=True)
+class Surface(TensorFields):
+    """What does not change from face to face: topology and UV coordinates.
+
+    Without texel tables vertex k is texel k in row-major order. Tables cover every texel: those outside the mesh
+    repeat the nearest one inside, so that bilinear sampling at a border reads no empty texel.
+    """
+
+    triangles: Int[Tensor, "triangles 3"]
+    uv: Float[Tensor, "vertices 2"]
+    uv_size: tuple[int, int]
+    texel_triangle: Int[Tensor, "uv_height uv_width"] | None = None
+    texel_barycentric: Float[Tensor, "uv_height uv_width 3"] | None = None
+
+    def to_uv_map(
+        self, values: Float[Tensor, "batch vertices channels"]
+    ) -> Float[Tensor, "batch channels uv_height uv_width"]:
+        """Vertex values interpolated at texels."""
+        if self.texel_triangle is None or self.texel_barycentric is None:
+            return values.transpose(1, 2).unflatten(2, self.uv_size)
+        return uv_map_from_vertices(values, self.triangles, self.texel_triangle, self.texel_barycentric)
+
+    def to_vertices(
+        self, uv_map: Float[Tensor, "batch channels uv_height uv_width"]
+    ) -> Float[Tensor, "batch vertices channels"]:
+        """Map values at the vertices."""
+        return vertices_from_uv_grid(uv_map) if self.texel_triangle is None else sample_uv_map(uv_map, self.uv)
+
+
+@dataclass(frozen=True)
+class Rendering(TensorFields):
+    """Images of one geometry per batch element, one per texture; black where nothing is drawn."""
+
+    images: Float[Tensor, "batch textures 3 height width"]  # RGB as the encoding says, not clipped
+    mask: Bool[Tensor, "batch height width"]
+    shading: Float[Tensor, "batch vertices 3"]
+    normals: Float[Tensor, "batch vertices 3"]  # camera frame, unit length
+
+
+def render_textures(
+    vertices: Float[Tensor, "batch vertices 3"],
+    albedos: Float[Tensor, "batch textures 3 uv_height uv_width"],
+    camera: Camera,
+    sh_coefficients: Float[Tensor, "batch 3 9"],
+    surface: Surface,
+    image_size: tuple[int, int],
+    encoding: Encoding,
+) -> Rendering:
+    """Draw each mesh once with several albedo maps: one rasterisation, one shading, one texture fetch.
+
+    Albedo is lit in UV space, as the paper does, so that colour conversion costs per texel and not per pixel.
+    """
+    with torch.autocast(vertices.device.type, enabled=False):
+        clip = clip_from_object(camera, vertices, image_size)
+        fragments, _ = rasterize(None, clip, surface.triangles, image_size)
+        mask = fragments[..., 3] > 0
+        normals = rotate(camera, vertex_normals(vertices, surface.triangles))
+        shading = shade(normals, sh_coefficients)
+        lit = light_albedo(albedos, surface.to_uv_map(shading)[:, None], encoding)
+        uv, _ = interpolate(surface.uv[None], fragments, surface.triangles)
+        maps = lit.flatten(1, 2).permute(0, 2, 3, 1).contiguous()
+        pixels = texture(maps, uv, mask=mask).unflatten(-1, (-1, 3))
+        return Rendering(pixels.permute(0, 3, 4, 1, 2), mask, shading, normals)
+
+
+def render_geometry(
+    vertices: Float[Tensor, "batch vertices 3"],
+    camera: Camera,
+    surface: Surface,
+    image_size: tuple[int, int],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Grey clay pictures on black, lit softly from the viewer's upper left: to look at the shape alone."""
+    batch = len(vertices)
+    grey = vertices.new_full((batch, 1, 3, *surface.uv_size), 0.75)
+    light = vertices.new_zeros(batch, 3, 9)
+    light[:, :, 0], light[:, :, 1], light[:, :, 2], light[:, :, 3] = 1.1, 0.45, 0.75, -0.35
+    return render_textures(vertices, grey, camera, light, surface, image_size, "none").images[:, 0].clamp(0, 1)
+
+
+def composite(
+    image: Float[Tensor, "batch 3 height width"],
+    background: Float[Tensor, "batch 3 height width"],
+    mask: Bool[Tensor, "batch height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """``image`` where the mask is True, ``background`` elsewhere."""
+    return torch.where(mask[:, None], image, background)

@@ -1,0 +1,138 @@
+"""One training run from config to last line: data, trainer, pictures, summary."""
+
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from rich.console import Console
+from rich.progress import Progress
+
+from nl3dmm.assets.load import load_template
+from nl3dmm.assets.storage import save_template
+from nl3dmm.checkpoint import TEMPLATE_FILE, TrainedSystem, find_checkpoint, load_system
+from nl3dmm.config import config_to_yaml
+from nl3dmm.data.bank import FaceBank, default_cache
+from nl3dmm.data.images import write_png
+from nl3dmm.data.module import BankDataModule
+from nl3dmm.errors import CheckpointError, ConfigError
+from nl3dmm.evaluation import Protocol, evaluate, sample_faces, table
+from nl3dmm.outputs import atomic_path, prepare_output_folder
+from nl3dmm.panels import model_panel
+from nl3dmm.settings import RunConfig
+from nl3dmm.synthetic.world import SyntheticWorld
+from nl3dmm.training import TrainingModule, build_trainer
+from nl3dmm.types import FaceBatch
+
+_CONFIG_FILE = "config.yaml"
+_FREE_KEYS = ("resume", "output", "logging")  # may differ between a run and its continuation
+
+
+def run_training(config: RunConfig) -> Path:
+    """Train, or go on where the output folder's last checkpoint stands; returns the last checkpoint."""
+    console = Console()
+    _quieten()
+    output = prepare_output_folder(config.output)
+    threads = config.training.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    resume_from = _resume_point(config, output)
+    template = load_template(config.template, config.template_path, config.uv_size)
+    save_template(template, output / TEMPLATE_FILE)
+    with atomic_path(output / _CONFIG_FILE) as temporary:
+        temporary.write_text(config_to_yaml(config))
+    console.print(f"nl3dmm: {config.system} on template {template.name}, {threads} threads, output {output}")
+    world = SyntheticWorld(template, config.world, config.model.image_size, config.seed)
+    bank = _open_bank(world, config, console)
+    seed_everything(config.seed, workers=True, verbose=False)
+    module = TrainingModule(config, template)
+    data = BankDataModule(bank, config.seed, config.training.batch_size, config.training.steps, config.data.workers)
+    trainer = build_trainer(config, [_Panels(world, output, config.training.panel_every)])
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+    checkpoint = find_checkpoint(output)
+    _summarise(console, load_system(checkpoint), output, time.perf_counter() - started)
+    return checkpoint
+
+
+def _resume_point(config: RunConfig, output: Path) -> Path | None:
+    """The last checkpoint if the run goes on; an error if the folder holds a different run."""
+    try:
+        last = find_checkpoint(output)
+    except CheckpointError:
+        return None
+    if not config.resume:
+        raise ConfigError(
+            f"output: got {output}, which holds a run; expected an empty folder with resume=false. "
+            "Choose another output or delete that folder."
+        )
+    stored = load_system(last).config
+    differing = [key for key in vars(config) if key not in _FREE_KEYS and getattr(config, key) != getattr(stored, key)]
+    if differing:
+        raise ConfigError(
+            f"output: got {output}, which holds a run with other values of {', '.join(differing)}; expected the same "
+            "config to go on with it. Choose another output=FOLDER or delete that folder."
+        )
+    return last
+
+
+def _open_bank(world: SyntheticWorld, config: RunConfig, console: Console) -> FaceBank:
+    cache = Path(config.data.cache) if config.data.cache else default_cache()
+    with Progress(console=console) as bar:
+        task = bar.add_task("drawing synthetic faces", total=config.data.samples)
+        return FaceBank(world, config.data.samples, cache, lambda done, total: bar.update(task, completed=done))
+
+
+def _summarise(console: Console, trained: TrainedSystem, output: Path, seconds: float) -> None:
+    """Feed-forward figures on unseen faces, and what to type next."""
+    results = evaluate(trained, Protocol(latent_steps=0))
+    console.print(f"\n128 unseen faces, encoder alone (in brackets: ratio to the mean face), {seconds / 60:.1f} min:")
+    console.print(table(results), highlight=False)
+    last = os.path.relpath(output)
+    console.print(
+        f"\nDone. Checkpoint, config, metrics.csv and pictures are in {output}\n"
+        f"Next: python -m nl3dmm.evaluate {last}   or   python -m nl3dmm.fit PHOTO --model {last} -o OUT",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class _Panels(Callback):
+    """Writes a picture of fixed test faces now and then, and at the end; to W&B too when it is on."""
+
+    def __init__(self, world: SyntheticWorld, output: Path, every: int, faces: int = 8):
+        self.world, self.output, self.every, self.faces = world, output, every, faces
+        self._batch: FaceBatch | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self._draw(trainer, pl_module)
+
+    @torch.no_grad()
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        model = module.system.model
+        if self._batch is None:
+            other = SyntheticWorld(self.world.template, self.world.config, self.world.image_size, seed=self.world.seed + 1)
+            self._batch = sample_faces(other, self.faces)
+        batch = self._batch.to(module.device)
+        model.eval()
+        picture = model_panel(model, batch, model.encode(batch.image)).cpu()
+        model.train()
+        folder = prepare_output_folder(self.output / "panels")
+        write_png(picture, folder / f"step-{trainer.global_step:06d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image("panel", [picture], step=trainer.global_step)
+
+
+def _quieten() -> None:
+    """Lightning's adverts and hints about things this run decides on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -1,0 +1,106 @@
+"""The config of a run: everything ``python -m nl3dmm.train --print-config`` shows."""
+
+from dataclasses import dataclass, field
+
+from nl3dmm.config import check_range
+from nl3dmm.errors import ConfigError
+from nl3dmm.synthetic.world import WorldConfig
+from nl3dmm.systems.highfidelity import HighFidelityConfig, LossConfig
+from nl3dmm.model import ModelConfig
+
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where faces come from: a bank of the synthetic world's first ``samples`` faces."""
+
+    samples: int = 8192
+    cache: str | None = None  # folder of the bank; default $NL3DMM_CACHE or the user's cache folder
+    workers: int = 0  # loader processes
+
+    def __post_init__(self) -> None:
+        check_range("data.samples", self.samples, 1, 1e9)
+        check_range("data.workers", self.workers, 0, 1024)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A run is as long as the images it sees; Adam with warm-up and cosine decay."""
+
+    images: int = 37_000
+    batch_size: int = 16
+    pretrain_fraction: float = 0.4  # of the images, on labels alone
+    learning_rate: float = 1e-3
+    beta1: float = 0.5
+    beta2: float = 0.999
+    warmup_steps: int = 50
+    final_learning_rate: float = 0.03  # fraction that the cosine ends at
+    gradient_clip: float = 50.0
+    precision: str = "auto"  # of the networks; geometry and losses are float32. auto: bfloat16 where the hardware has it
+    threads: int | None = None  # CPU threads; default: all cores
+    checkpoint_every: int = 500  # steps
+    panel_every: int = 500  # steps
+
+    def __post_init__(self) -> None:
+        check_range("training.images", self.images, self.batch_size, 1e12)
+        check_range("training.batch_size", self.batch_size, 2, 1e6)
+        check_range("training.pretrain_fraction", self.pretrain_fraction, 0, 1)
+        check_range("training.learning_rate", self.learning_rate, 0, 10)
+        check_range("training.gradient_clip", self.gradient_clip, 1e-6, 1e9)
+        check_range("training.checkpoint_every", self.checkpoint_every, 1, 1e9)
+        check_range("training.panel_every", self.panel_every, 1, 1e9)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"training.precision: got {self.precision!r}; expected one of {PRECISIONS}. Choose one.")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps per rank; the last incomplete batch is dropped."""
+        return self.images // self.batch_size
+
+    @property
+    def pretrain_steps(self) -> int:
+        return round(self.steps * self.pretrain_fraction)
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """CSV always; W&B ``auto`` means online with an account on this machine, else offline."""
+
+    wandb: str = "auto"
+    project: str = "nl3dmm"
+    every: int = 20  # steps
+
+    def __post_init__(self) -> None:
+        check_range("logging.every", self.every, 1, 1e9)
+        if self.wandb not in WANDB_MODES:
+            raise ConfigError(f"logging.wandb: got {self.wandb!r}; expected one of {WANDB_MODES}. Choose one.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    system: str = "highfidelity"
+    output: str = "runs/default"
+    seed: int = 0
+    resume: bool = True  # go on from the output folder's last checkpoint when there is one
+    template: str = "embedded"  # embedded | ict | a template file
+    template_path: str | None = None  # the file that an imported template comes from
+    uv_size: tuple[int, int] = (192, 224)  # rows, columns
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, 0, 2**31)
+        if self.system != "highfidelity":
+            raise ConfigError(f"system: got {self.system!r}; expected 'highfidelity'. Other systems come later.")
+
+    @property
+    def highfidelity(self) -> HighFidelityConfig:
+        return HighFidelityConfig(self.model, self.loss)

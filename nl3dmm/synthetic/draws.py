@@ -1,0 +1,27 @@
+"""Random numbers that belong to one sample each: a function of (seed, index, salt) and of nothing else."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Draws:
+    """One generator per sample of a batch; every call advances all of them alike, whatever the batch is."""
+
+    def __init__(self, seed: int, indices: Int[Tensor, " batch"], salt: int):
+        self._generators = [np.random.default_rng([seed, index, salt]) for index in indices.tolist()]
+
+    def _stack(self, draw) -> Float[Tensor, "batch ..."]:
+        return torch.from_numpy(np.stack([draw(generator) for generator in self._generators]).astype(np.float32))
+
+    def uniform(self, low: float, high: float, *shape: int) -> Float[Tensor, "batch ..."]:
+        return self._stack(lambda generator: generator.uniform(low, high, shape))
+
+    def normal(self, deviation: float, limit: float, *shape: int) -> Float[Tensor, "batch ..."]:
+        """Gaussian, clipped to +-limit."""
+        return self._stack(lambda generator: generator.normal(0, deviation, shape)).clamp(-limit, limit)
+
+    def chance(self, probability: float, *shape: int) -> Float[Tensor, "batch ..."]:
+        """1 with the given probability, else 0."""
+        return (self.uniform(0, 1, *shape) < probability).float()

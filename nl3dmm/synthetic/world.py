@@ -1,0 +1,180 @@
+"""The synthetic world: endless faces with exact truth, each a function of ``(seed, index)``."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from nl3dmm.assets.template import FaceTemplate
+from nl3dmm.config import check_range
+from nl3dmm.errors import ConfigError
+from nl3dmm.geometry.camera import project, rotation_from_euler
+from nl3dmm.geometry.lighting import directional_light, white_light
+from nl3dmm.render.scene import render_textures
+from nl3dmm.synthetic.draws import Draws
+from nl3dmm.synthetic.scenery import add_head_and_body, add_occluders, backgrounds
+from nl3dmm.synthetic.skin import SkinSampler
+from nl3dmm.types import Camera, FaceBatch
+
+CAMERAS = ("weak_perspective", "perspective", "mixed")
+FILL = 0.57  # larger side of the landmark box over the image side; data.crop frames photos alike
+_SALTS = {"shape": 1, "camera": 2, "light": 3, "scenery": 4, "sensor": 5}
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How varied the synthetic faces are. Angles in degrees, distances in mm."""
+
+    camera: str = "mixed"  # weak_perspective | perspective | mixed (half of each)
+    distance_mm: tuple[float, float] = (400.0, 1500.0)
+    yaw: float = 40.0  # uniform in +-yaw
+    pitch: float = 15.0
+    roll: float = 12.0
+    identity: float = 0.9  # deviation of the identity coefficients
+    expression: float = 1.0  # scale of the expression activations
+    occlusion: float = 0.15  # probability of a fringe, and of an object, before the face
+    noise: float = 0.02  # largest deviation of the sensor noise
+    super_sampling: int = 2
+
+    def __post_init__(self) -> None:
+        if self.camera not in CAMERAS:
+            raise ConfigError(f"world.camera: got {self.camera!r}; expected one of {CAMERAS}. Choose one.")
+        check_range("world.yaw", self.yaw, 0, 90)
+        check_range("world.pitch", self.pitch, 0, 90)
+        check_range("world.roll", self.roll, 0, 180)
+        check_range("world.occlusion", self.occlusion, 0, 1)
+        check_range("world.noise", self.noise, 0, 1)
+        check_range("world.super_sampling", self.super_sampling, 1, 4)
+
+
+class SyntheticWorld:
+    """Draws faces of one template; the same ``(seed, index)`` is the same face in any batch and process."""
+
+    def __init__(self, template: FaceTemplate, config: WorldConfig, image_size: int, seed: int = 0):
+        self.template = template
+        self.config = config
+        self.image_size = image_size
+        self.seed = seed
+        self.surface = template.surface()
+        self.skin = SkinSampler(template)
+        self._pairs = _expression_pairs(template.expression_names)
+
+    def sample(self, indices: Int[Tensor, " batch"]) -> FaceBatch:
+        """Images and everything that is true of them; ``mask`` leaves out what occluders hide."""
+        draws = {name: Draws(self.seed, indices, salt) for name, salt in _SALTS.items()}
+        vertices = self._vertices_from(draws["shape"])
+        camera = self._camera(vertices, draws["camera"])
+        light = _light(draws["light"])
+        albedo = self.skin.albedo(self.seed, indices)
+        return self._picture(indices, vertices, camera, light, albedo, draws)
+
+    def vertices(self, indices: Int[Tensor, " batch"]) -> Float[Tensor, "batch vertices 3"]:
+        """The meshes alone, mm; what ``sample`` returns without drawing a picture."""
+        return self._vertices_from(Draws(self.seed, indices, _SALTS["shape"]))
+
+    def _vertices_from(self, draws: Draws) -> Float[Tensor, "batch vertices 3"]:
+        coefficients = draws.normal(self.config.identity, 2.5, len(self.template.identity_basis))
+        return self.template.morph(coefficients, self._expression(draws))
+
+    def _expression(self, draws: Draws) -> Float[Tensor, "batch expressions"]:
+        """A quarter is neutral; the others combine a few movements, left and right mostly together."""
+        count = len(self.template.expression_names)
+        active = draws.chance(0.16, count) * draws.uniform(0, 0.9, count) * (1 - draws.chance(0.25, 1))
+        own = draws.uniform(0.8, 1.0, count)
+        together = draws.chance(0.8, 1)
+        leader = active[:, self._pairs]
+        mixed = (leader * together + active * (1 - together)) * own
+        return mixed * self.config.expression
+
+    def _camera(self, vertices: Float[Tensor, "batch vertices 3"], draws: Draws) -> Camera:
+        """Frames the landmarks as ``data.crop`` frames a photo, up to some jitter."""
+        config, batch = self.config, len(vertices)
+        radian = math.pi / 180
+        rotation = rotation_from_euler(
+            draws.uniform(-config.pitch, config.pitch) * radian,
+            draws.uniform(-config.yaw, config.yaw) * radian,
+            draws.normal(config.roll / 2, config.roll) * radian,
+        )
+        pinhole = {"weak_perspective": 0.0, "perspective": 1.0, "mixed": 0.5}[config.camera]
+        near, far = config.distance_mm
+        inverse_distance = draws.chance(pinhole) / draws.uniform(near, far)
+        unit = Camera(rotation, torch.zeros(batch, 2), torch.ones(batch), inverse_distance, torch.zeros(batch, 2))
+        pixels, _ = project(unit, self.template.landmarks(vertices))
+        low, high = pixels.amin(1), pixels.amax(1)
+        scale = FILL * self.image_size / (high - low).amax(1) * draws.uniform(0.9, 1.1)
+        jitter = draws.normal(0.03, 0.08, 2) * self.image_size
+        principal_point = self.image_size / 2 + jitter - scale[:, None] * (low + high) / 2
+        return Camera(rotation, torch.zeros(batch, 2), scale, inverse_distance, principal_point)
+
+    def _picture(self, indices, vertices, camera, light, albedo, draws) -> FaceBatch:
+        size, factor = self.image_size, self.config.super_sampling
+        large = Camera(
+            camera.rotation,
+            camera.translation * factor,
+            camera.scale * factor,
+            camera.inverse_distance,
+            camera.principal_point * factor,
+        )
+        drawn = render_textures(
+            vertices, albedo[:, None], large, light, self.surface, (size * factor, size * factor), "srgb"
+        )
+        covered = F.avg_pool2d(drawn.mask[:, None].float(), factor)
+        colour = F.avg_pool2d(drawn.images[:, 0].clamp(0, 1) * drawn.mask[:, None], factor)
+        landmarks, _ = project(camera, self.template.landmarks(vertices))
+        scenery = draws["scenery"]
+        skin = (albedo * self.template.uv_mask).mean((2, 3)) / self.template.uv_mask.float().mean()
+        behind = add_head_and_body(backgrounds(scenery, size), camera, skin, scenery)
+        picture = colour + behind * (1 - covered)
+        picture, hidden = add_occluders(picture, camera, landmarks, scenery, self.config.occlusion)
+        sensor = draws["sensor"]
+        grain = sensor.normal(1.0, 3.0, 3, size, size) * sensor.uniform(0, self.config.noise, 1, 1, 1)
+        return FaceBatch(
+            image=(picture + grain).clamp(0, 1),
+            index=indices,
+            landmarks=landmarks,
+            mask=(covered[:, 0] > 0.5) & ~hidden,
+            camera=camera,
+            sh_coefficients=light,
+            vertices=vertices,
+            albedo=albedo,
+        )
+
+
+def _light(draws: Draws) -> Float[Tensor, "batch 3 9"]:
+    """Ambient light and two distant lamps of slightly different tints; mean shading about 0.8."""
+
+    def tint() -> Tensor:
+        return torch.exp(draws.normal(0.06, 0.15, 3))
+
+    def direction() -> Tensor:
+        """Mostly from the front and above."""
+        toward = torch.stack([draws.uniform(-1.2, 1.2), draws.uniform(-0.5, 1.2), draws.uniform(0.1, 1.2)], -1)
+        return F.normalize(toward, dim=-1)
+
+    batch = len(draws.uniform(0, 1))
+    ambient = white_light(batch) * (draws.uniform(0.25, 0.65, 1) * tint())[:, :, None]
+    key = directional_light(direction(), draws.uniform(0.1, 0.75, 1) * tint())
+    fill = directional_light(direction(), draws.uniform(0.0, 0.3, 1) * tint())
+    return (ambient + key + fill) * torch.exp(draws.normal(0.12, 0.3, 1, 1))
+
+
+def _expression_pairs(names: tuple[str, ...]) -> Int[Tensor, " expressions"]:
+    """For each expression the one that leads it: a left side leads its right side, others lead themselves."""
+    position = {name: index for index, name in enumerate(names)}
+
+    def leader(name: str) -> int:
+        for right, left in (("_R", "_L"), ("Right", "Left")):
+            if name.endswith(right):
+                return position.get(name.removesuffix(right) + left, position[name])
+        return position[name]
+
+    return torch.tensor([leader(name) for name in names], dtype=torch.long)
+
+
+def mean_albedo(world: SyntheticWorld, samples: int = 256) -> Float[Tensor, "3 uv_height uv_width"]:
+    """Mean of the world's albedo maps: what a model without an albedo part would use."""
+    maps = [world.skin.albedo(world.seed, chunk) for chunk in torch.arange(samples).split(32)]
+    return torch.cat(maps).mean(0)

@@ -1,0 +1,129 @@
+"""Lightning glue: one optimiser, two stages, finite guards. No maths."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from torch import Tensor
+
+from nl3dmm.assets.template import FaceTemplate
+from nl3dmm.checkpoint import check_template, describe, read_card
+from nl3dmm.checkpoint_io import VerifiedCheckpointIO
+from nl3dmm.errors import Nl3dmmError
+from nl3dmm.settings import LoggingConfig, RunConfig, TrainingConfig
+from nl3dmm.systems.highfidelity import HighFidelity
+from nl3dmm.types import FaceBatch
+
+
+class TrainingModule(LightningModule):
+    """Optimises a system; the stage, and with it the loss weights, is a function of the step."""
+
+    def __init__(self, config: RunConfig, template: FaceTemplate):
+        super().__init__()
+        self.config = config
+        self.template = template
+        self.system = HighFidelity(config.highfidelity, template)
+        self.system.model.network_dtype = network_dtype(config.training)
+
+    def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
+        finetuning = self.global_step >= self.config.training.pretrain_steps
+        loss = self.config.loss
+        objective = self.system.objective(batch, loss.finetune if finetuning else loss.pretrain)
+        if not torch.isfinite(objective.total):
+            terms = {name: float(term) for name, term in objective.terms.items() if not torch.isfinite(term)}
+            raise Nl3dmmError(
+                f"loss at step {self.global_step}: got {terms or 'a non-finite total'} for samples "
+                f"{batch.index.tolist()}; expected finite terms. Lower training.learning_rate or check these samples."
+            )
+        self.log("loss", objective.total, prog_bar=True)
+        self.log_dict({f"terms/{name}": term for name, term in objective.terms.items()})
+        for name in ("photo_proxy_final", "landmark"):
+            if name in objective.terms:
+                self.log(name.removesuffix("_proxy_final"), objective.terms[name], prog_bar=True, logger=False)
+        return objective.total
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config = self.config.training
+        betas = (config.beta1, config.beta2)
+        optimizer = torch.optim.Adam(self.system.parameters(), lr=config.learning_rate, betas=betas)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.system.parameters(), self.config.training.gradient_clip)
+        if not torch.isfinite(norm):
+            raise Nl3dmmError(
+                f"gradient at step {self.global_step}: got norm {float(norm)}; expected a finite one. "
+                "Lower training.learning_rate."
+            )
+        self.log("gradient_norm", norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["nl3dmm"] = describe(self.config, self.template)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        path = Path(self.config.output)
+        check_template(read_card(checkpoint, path), self.template, path)
+
+
+def network_dtype(config: TrainingConfig) -> torch.dtype:
+    """bfloat16 where the config asks for it, or with ``auto`` where the hardware multiplies it natively."""
+    if config.precision != "auto":
+        return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.bfloat16 if native else torch.float32
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then a cosine from 1 to ``final_learning_rate`` over the rest of the run."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    low = config.final_learning_rate
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+
+def build_loggers(config: LoggingConfig, output: Path) -> list[Logger]:
+    """CSV always; W&B online only with an account on this machine."""
+    loggers: list[Logger] = [CSVLogger(output, name="", version="")]
+    if config.wandb == "disabled":
+        return loggers
+    import wandb
+
+    online = config.wandb == "online" or (config.wandb == "auto" and wandb.login(prompt=False))
+    settings = wandb.Settings(silent=True, console="off", mode="online" if online else "offline")
+    loggers.append(WandbLogger(project=config.project, save_dir=output, offline=not online, settings=settings))
+    return loggers
+
+
+def build_trainer(config: RunConfig, callbacks: list[Callback]) -> Trainer:
+    """A trainer for the whole run; checkpoints are verified and written atomically."""
+    output = Path(config.output)
+    checkpoints = ModelCheckpoint(
+        dirpath=output / "checkpoints",
+        filename="step-{step:06d}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=config.training.checkpoint_every,
+        save_top_k=2,
+        monitor="step",
+        mode="max",
+        save_last=True,
+    )
+    return Trainer(
+        max_steps=config.training.steps,
+        max_epochs=1,
+        logger=build_loggers(config.logging, output),
+        callbacks=[checkpoints, RichProgressBar(leave=True), *callbacks],
+        plugins=[VerifiedCheckpointIO()],
+        log_every_n_steps=config.logging.every,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )

@@ -16,37 +16,14 @@ def load_config(schema: type[C], files: Sequence[str | Path] = (), overrides: Se
     Raises:
         ConfigError: unknown key (with a suggestion), wrong type, value out of range, unreadable file.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    for override in overrides:
-        if "=" not in override or override.startswith("-"):
-            hint = override.lstrip("-")
-            raise ConfigError(
-                f"override: got {override!r}; expected key=value. Write {hint if '=' in hint else hint + '=VALUE'}."
-            )
-    try:
-        parts = [OmegaConf.structured(schema), *(_read_yaml(Path(file)) for file in files)]
-        # W&B passes None as text; YAML calls it null.
-        parts.append(OmegaConf.from_dotlist([_null(override) for override in overrides]))
-        return OmegaConf.to_object(OmegaConf.merge(*parts))  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"config: {error}") from error
+    sources = [(f"config file {file}", _read_yaml(Path(file))) for file in files]
+    sources += [(override.partition("=")[0], _read_override(override)) for override in overrides]
+    return _merge(schema, sources)
 
 
 def config_from_dict(schema: type[C], values: Mapping[str, Any]) -> C:
     """Rebuild a config that ``config_to_dict`` stored, with the same strictness."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+    return _merge(schema, [("stored config", dict(values))])
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -69,15 +46,49 @@ def config_to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))
 
 
-def check_range(name: str, value: float, low: float, high: float) -> None:
+def check_range(name: str, value: float | int, low: float | int, high: float | int) -> None:
     """For ``__post_init__`` of configs; NaN is out of every range."""
     if not low <= value <= high:
         raise ConfigError(f"{name}: got {value}; expected {low} to {high}. Change it.")
 
 
-def _null(override: str) -> str:
-    key, _, value = override.partition("=")
-    return f"{key}=null" if value == "None" else override
+def _merge(schema: type[C], sources: Sequence[tuple[str, Any]]) -> C:
+    """Later sources win; an error names the source, which is a file or the key of an override."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    source = "config"
+    try:
+        config = OmegaConf.structured(schema)
+        for source, values in sources:
+            config = OmegaConf.merge(config, values)
+        source = "config"
+        return OmegaConf.to_object(config)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        message = _one_line(error)
+        raise ConfigError(message if message.startswith(f"{source}:") else f"{source}: {message}") from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{source}: {_one_line(error)}") from error
+
+
+def _read_override(override: str) -> Any:
+    from omegaconf import OmegaConf
+
+    key, separator, value = override.partition("=")
+    if not separator or override.startswith("-"):
+        hint = override.lstrip("-")
+        raise ConfigError(
+            f"override: got {override!r}; expected key=value. Write {hint if '=' in hint else hint + '=VALUE'}."
+        )
+    if "${" in override:
+        raise ConfigError(f"{key}: got an interpolation ${{...}}; expected a plain value. Write the value.")
+    try:
+        # W&B passes None as text; YAML calls it null.
+        return OmegaConf.from_dotlist([f"{key}=null" if value == "None" else override])
+    except Exception as error:
+        raise ConfigError(f"{key}: got {value!r}, not valid YAML ({_one_line(error)}). Quote the value.") from error
 
 
 def _read_yaml(path: Path) -> Any:
@@ -99,4 +110,5 @@ def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     full_key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
     message = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
+    message = message.replace("Value '$VALUE' of type '$VALUE_TYPE'", "an element")
     return f"{full_key}: {message}" if full_key and full_key not in message else message

@@ -33,6 +33,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_range("model.image_size", self.image_size, 32, 4096)
+        check_range("model.shape_latent", self.shape_latent, 1, 65536)
+        check_range("model.albedo_latent", self.albedo_latent, 1, 65536)
         if self.encoding not in ("none", "srgb"):
             raise ConfigError(f"model.encoding: got {self.encoding!r}; expected 'none' or 'srgb'. Choose one.")
 

@@ -44,13 +44,19 @@ class TrainingConfig:
     panel_every: int = 500  # steps
 
     def __post_init__(self) -> None:
-        check_range("training.images", self.images, self.batch_size, 1e12)
         check_range("training.batch_size", self.batch_size, 2, 1e6)
+        check_range("training.images", self.images, self.batch_size, 1e12)
         check_range("training.pretrain_fraction", self.pretrain_fraction, 0, 1)
         check_range("training.learning_rate", self.learning_rate, 0, 10)
+        check_range("training.beta1", self.beta1, 0, 0.9999)
+        check_range("training.beta2", self.beta2, 0, 0.999999)
+        check_range("training.warmup_steps", self.warmup_steps, 0, 1e9)
+        check_range("training.final_learning_rate", self.final_learning_rate, 0, 1)
         check_range("training.gradient_clip", self.gradient_clip, 1e-6, 1e9)
         check_range("training.checkpoint_every", self.checkpoint_every, 1, 1e9)
         check_range("training.panel_every", self.panel_every, 1, 1e9)
+        if self.threads is not None:
+            check_range("training.threads", self.threads, 1, 1024)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"training.precision: got {self.precision!r}; expected one of {PRECISIONS}. Choose one.")
 

@@ -1,6 +1,8 @@
 """Where things are on the embedded face: the curves of lips, lids and brows in the frontal plane (millimetres).
 
-Numbers are rounded textbook proportions of an average adult head, set by hand; nothing is fitted to a scan.
+Numbers are rounded proportions of an average adult head, set by hand. While they were chosen, the landmark coordinates
+and pictures of the ICT-FaceKit mean (MIT) were looked at for comparison; no optimiser fitted them, none of its data is
+stored.
 The frame is the object frame with the origin between the ears, at the height of the middle of the nose.
 """
 

@@ -39,7 +39,7 @@ def smooth_maximum(first: Array, second: Array, radius: Number) -> Array:
 
 
 def profile(position: Array, knots: Array, values: Array, sigma: float) -> Array:
-    """Piecewise-linear ``values`` at ascending ``knots`` (extended linearly), smoothed by a Gaussian of width ``sigma``.
+    """Piecewise-linear ``values`` at ascending ``knots``, extended linearly and smoothed by a Gaussian.
 
     The exact convolution of a polyline: each change of slope contributes a softened ramp, so no knot shows as a band.
     """

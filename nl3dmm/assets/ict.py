@@ -53,29 +53,26 @@ def import_ict(path: str | Path, uv_size: tuple[int, int] = (64, 80)) -> FaceTem
     landmarks, mirror = renumber[data["lmk68"]], renumber[data["sym"][used]]
     uv = data["uv_narrow"][used].astype(np.float64) * (1, -1) + (0, 1)  # v up -> down the rows
     if not np.isfinite(uv).all() or min(landmarks.min(), mirror.min()) < 0:
-        raise AssetError(f"{path}: got uv, landmarks or mirror outside the narrow face; expected them inside. {_ACTION}")
-    uv = (uv + uv[mirror] * (-1, 1) + (1, 0)) / 2
+        raise _damaged(Path(path), "uv, landmarks or mirror outside the narrow face", "all inside")
+    uv = (uv + uv[mirror] * (-1, 1) + (1, 0)) / 2  # symmetric about u = .5
     vertices = _millimetres(data["v_mean"][used])
     texel_triangle, texel_barycentric = texel_tables(torch.from_numpy(uv).float(), triangles, uv_size)
-    mask = texel_triangle >= 0
+    corners = triangles[texel_triangle.clamp(min=0)]
     weights = _region_weights(data["region"][used], data["region_names"], vertices, triangles, landmarks)
-    regions = {
-        name: _texels(weight, triangles, texel_triangle, texel_barycentric) * mask for name, weight in weights.items()
-    }
     return FaceTemplate(
         name="ict",
         vertices=vertices,
         triangles=triangles,
         uv=torch.from_numpy(uv).float(),
         uv_size=uv_size,
-        uv_mask=mask,
+        uv_mask=texel_triangle >= 0,
         texel_triangle=texel_triangle,
         texel_barycentric=texel_barycentric,
         is_uv_grid=False,
         landmark_vertices=torch.from_numpy(landmarks)[:, None].repeat(1, 3),
         landmark_weights=torch.tensor([1.0, 0.0, 0.0]).repeat(68, 1),
         mirror=torch.from_numpy(mirror),
-        regions=regions,
+        regions={name: (weight[corners] * texel_barycentric).sum(-1) for name, weight in weights.items()},
         boxes=pathway_boxes(uv[landmarks], uv_size),
         identity_basis=_millimetres(data["id_basis"][:, used]).half().float(),
         expression_basis=_millimetres(data["exp_basis"][:, used]).half().float(),
@@ -96,37 +93,45 @@ def texel_tables(
     return index, weights * (index >= 0)[..., None]
 
 
-_ACTION = "Download or pack the model again."
-
-
 def _read(path: Path) -> dict[str, ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            missing = [key for key in LAYOUT if key not in archive.files]
-            if missing:
-                raise AssetError(f"{path}: got no {', '.join(missing)}; expected a packed ICT-FaceKit. {_ACTION}")
-            data = {key: archive[key] for key in LAYOUT}
-    except AssetError:
-        raise
+            data = {key: archive[key] for key in LAYOUT if key in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise AssetError(f"{path}: got a file that cannot be read ({error}); expected a packed .npz. {_ACTION}") from error
+        raise _damaged(path, f"a file that cannot be read ({error})", "a packed .npz") from error
+    missing = [key for key in LAYOUT if key not in data]
+    if missing:
+        raise _damaged(path, f"no {', '.join(missing)}", "a packed ICT-FaceKit")
+    _check_values(data, _check_shapes(data, path), path)
+    return data
+
+
+def _check_shapes(data: dict[str, ndarray], path: Path) -> dict[str, int]:
+    """Sizes of the axes that ``LAYOUT`` names, the same in all arrays."""
     sizes: dict[str, int] = {}
     for key, layout in LAYOUT.items():
         expected = tuple(axis if isinstance(axis, int) else sizes.get(axis) for axis in layout)
         got = data[key].shape
         if len(got) != len(expected) or any(want not in (None, size) for want, size in zip(expected, got, strict=True)):
-            raise AssetError(f"{path}: {key}: got shape {got}; expected {layout} with {sizes}. {_ACTION}")
+            raise _damaged(path, f"{key}: shape {got}", f"{layout} with {sizes}")
         sizes |= {axis: size for axis, size in zip(layout, got, strict=True) if isinstance(axis, str)}
-    limits = {"faces": sizes["vertices"], "lmk68": sizes["vertices"], "sym": sizes["vertices"], "region": sizes["regions"]}
-    for key, limit in limits.items():
-        if data[key].size and not (0 <= int(data[key].min()) and int(data[key].max()) < limit):
-            raise AssetError(f"{path}: {key}: got an index outside 0..{limit - 1}; expected one inside. {_ACTION}")
+    return sizes
+
+
+def _check_values(data: dict[str, ndarray], sizes: dict[str, int], path: Path) -> None:
+    """Indices exist and numbers are finite."""
+    for key, axis in (("faces", "vertices"), ("lmk68", "vertices"), ("sym", "vertices"), ("region", "regions")):
+        if data[key].min() < 0 or data[key].max() >= sizes[axis]:
+            raise _damaged(path, f"{key}: indices {data[key].min()}..{data[key].max()}", f"0..{sizes[axis] - 1}")
     for key in ("v_mean", "id_basis", "exp_basis"):
         if not np.isfinite(data[key]).all():
-            raise AssetError(f"{path}: {key}: got values that are not finite; expected numbers. {_ACTION}")
+            raise _damaged(path, f"{key}: values that are not finite", "numbers")
     if not 0 < int(data["n_faces_narrow"]) <= sizes["triangles"]:
-        raise AssetError(f"{path}: n_faces_narrow: got {data['n_faces_narrow']}; expected 1..{sizes['triangles']}. {_ACTION}")
-    return data
+        raise _damaged(path, f"n_faces_narrow: {data['n_faces_narrow']}", f"1..{sizes['triangles']}")
+
+
+def _damaged(path: Path, got: str, expected: str) -> AssetError:
+    return AssetError(f"{path}: got {got}; expected {expected}. Download or pack the model again.")
 
 
 def _region_weights(
@@ -154,10 +159,6 @@ def _region_weights(
         "skin": 1 - having("nostril", "mouth_inner", *EYEBALLS, *BROWS, *LIPS),
         "face": ((frontal | inner) & between & (having("neck", "ear_L", "ear_R") == 0)).float(),
     }
-
-
-def _texels(weight: Tensor, triangles: Tensor, texel_triangle: Tensor, texel_barycentric: Tensor) -> Tensor:
-    return (weight[triangles[texel_triangle.clamp(min=0)]] * texel_barycentric).sum(-1)
 
 
 def _millimetres(centimetres: ndarray) -> Tensor:

@@ -20,9 +20,10 @@ MIRROR_68 = np.array([
 ])
 JAW_AZIMUTH = np.deg2rad([78, 76, 73, 69, 63, 53, 39, 20, 0])  # visible contour from ear to chin
 JAW_LEVEL = np.array([32, 6, -20, -46, -67, -77, -82, -84.5, -85])
-LID_EDGE = 0.7  # mm beside the opening: on the skin, not on the step down to the eyeball
+LID_EDGE = 0.4  # mm beside the opening: on the skin, not on the step down to the eyeball
 NOSE_POINTS = {
-    27: (0.0, 33.0), 28: (0.0, 20.0), 29: (0.0, 8.0), 30: (0.0, -4.0), 31: (-12.5, -13.5), 32: (-6.3, -16.0), 33: (0.0, -16.5),
+    27: (0.0, 33.0), 28: (0.0, 20.0), 29: (0.0, 8.0), 30: (0.0, -4.0),
+    31: (-12.5, -13.5), 32: (-6.3, -16.0), 33: (0.0, -16.5),
 }
 # fmt: on
 # part: landmarks, margin factors (rows, columns) around their extent
@@ -43,7 +44,7 @@ def landmark_uv() -> Float[ndarray, "68 2"]:
     u[frontal], v[frontal] = locate(x, y)
     missing = np.isnan(u)
     u[missing], v[missing] = 1 - u[MIRROR_68[missing]], v[MIRROR_68[missing]]
-    u[MIRROR_68 == np.arange(68)] = 0.5
+    u[np.arange(68) == MIRROR_68] = 0.5
     points = np.stack([u, v], -1)
     points.flags.writeable = False  # cached
     return points
@@ -51,7 +52,7 @@ def landmark_uv() -> Float[ndarray, "68 2"]:
 
 def _frontal_points() -> tuple[Int[ndarray, " points"], Float[ndarray, " points"], Float[ndarray, " points"]]:
     """Number, x and y (on the smooth head) of the subject's right half (image left, x <= 0) and the midline."""
-    corners = (EYE[0] + EYE_HALF_WIDTH + LID_EDGE, EYE[0] - EYE_HALF_WIDTH - LID_EDGE)
+    corners = (EYE[0] + EYE_HALF_WIDTH + 2 * LID_EDGE, EYE[0] - EYE_HALF_WIDTH - 2 * LID_EDGE)
     curves: list[tuple[Sequence[int], Sequence[float | int], Callable[[Array], Array]]] = [
         (range(17, 22), (53, 44, 33, 22, 12), lambda x: brow_line(x) + 1.5),
         ((36, 39), corners, lambda x: lid_lines(x).lower),

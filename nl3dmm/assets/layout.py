@@ -9,7 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nl3dmm.assets.anatomy import EYE, EYE_HALF_WIDTH, MOUTH_HALF_WIDTH, MOUTH_HEIGHT, Lines, lid_lines, lip_fissure, lip_lines
+from nl3dmm.assets.anatomy import (
+    EYE,
+    EYE_HALF_WIDTH,
+    MOUTH_HALF_WIDTH,
+    MOUTH_HEIGHT,
+    Lines,
+    lid_lines,
+    lip_fissure,
+    lip_lines,
+)
 from nl3dmm.assets.fields import Array, monotone_cubic, step
 from nl3dmm.assets.skull import head
 
@@ -22,7 +31,7 @@ ROW_KNOTS = np.array([
     (0.890, -78.0), (1.000, -112.0),
 ])
 # fmt: on
-EYE_LEVELS = (10.0, 28.0, 40.0, 44.0, 58.0)  # lid edges 28 and 40, lid fold 44; rows beyond 10 and 58 stay level
+EYE_LEVELS = (10.0, 28.0, 40.0, 46.0, 58.0)  # lid edges 28 and 40, lid fold 46; rows beyond 10 and 58 stay level
 MOUTH_LEVELS = (-62.0, -45.0, -35.4, -34.6, -27.0, -13.0)
 FISSURE_HALF_HEIGHT = 0.4
 

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
@@ -41,7 +40,7 @@ def _view(template: FaceTemplate, yaw: float, tile: int) -> tuple[Tensor, Tensor
     scale = 0.92 * tile / extent.reshape(1)
     shift = torch.stack([-centre[0], centre[1]])[None] * scale[:, None]
     camera: Camera = weak_perspective(rotation, shift, scale, torch.full((1, 2), tile / 2))
-    surface = Surface(template.triangles, template.uv)
+    surface = Surface(template.triangles, template.uv, template.uv_size)
     picture = render_geometry(template.vertices[None], camera, surface, (tile, tile))[0]
     return picture, project(camera, template.landmarks(template.vertices[None]))[0][0]
 
@@ -57,8 +56,9 @@ def _uv_picture(template: FaceTemplate, tile: int) -> Tensor:
     for box in template.boxes.values():
         top, left = box.row * zoom, box.column * zoom
         bottom, right = top + box.height * zoom - 1, left + box.width * zoom - 1
-        for index in np.s_[(top, bottom), left : right + 1], np.s_[top : bottom + 1, (left, right)]:
-            picture[:, *index] = torch.tensor((0.1, 0.6, 0.1))[:, None, None]
+        green = torch.tensor((0.1, 0.6, 0.1))[:, None, None]
+        picture[:, (top, bottom), left : right + 1] = green
+        picture[:, top : bottom + 1, (left, right)] = green
     canvas = torch.zeros(3, tile, max(tile, picture.shape[2]))
     uv = (template.uv[template.landmark_vertices] * template.landmark_weights[..., None]).sum(1)
     _mark(picture, uv * torch.tensor([columns, rows]) * zoom, (0.9, 0.0, 0.0))

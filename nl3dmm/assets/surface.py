@@ -106,7 +106,9 @@ def _eyes(x: Array, y: Array, z: Array, openness: Array | float) -> Array:
     around = step((1.35 - np.abs(lids.across)) * EYE_HALF_WIDTH, 1.2) * step(19 - np.abs(y - EYE[1]), 1.0)
     skin = z + around * (smooth_maximum(z, _ball(x, y, EYEBALL_RADIUS + 1.5, 0.83), 1.8) - 0.3 - z)
     fold = lid_lines(x).upper + 3.4 - 0.6 * lids.across
-    skin += near * (1.0 * ridge(y - fold - 2.7, 2.0) - 0.9 * ridge(y - fold, 0.8) - 0.25 * ridge(y - lids.lower + 5, 1.4))
+    skin += near * (
+        1.0 * ridge(y - fold - 2.7, 2.0) - 0.9 * ridge(y - fold, 0.8) - 0.25 * ridge(y - lids.lower + 5, 1.4)
+    )
     skin += near * 0.3 * (ridge(y - lids.lower + 0.8, 0.6) + ridge(y - lids.upper - 0.6, 0.5))
     cornea = 1.0 * bumps(x, y, EYE[:2], (3.6, 3.4))
     ball = np.minimum(_ball(x, y, EYEBALL_RADIUS, 0.74) + cornea, skin - 0.3)

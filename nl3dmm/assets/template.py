@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
@@ -105,18 +105,20 @@ class FaceTemplate:
 
 
 def grid_triangles(mask: Bool[Tensor, "rows columns"]) -> Int[Tensor, "triangles 3"]:
-    """Two triangles per cell of a row-major vertex grid whose corners are all valid, mirror-symmetric diagonals.
+    """Two triangles per cell of a row-major vertex grid whose corners are all valid.
 
-    Counter-clockwise where columns run to the viewer's right and rows downwards.
+    Counter-clockwise where columns run to the viewer's right and rows downwards. Diagonals are mirror-symmetric; those
+    of the middle column turn from row to row, because all in one direction they would show as a line in the normals.
     """
     rows, columns = mask.shape
     index = torch.arange(rows * columns, device=mask.device).reshape(rows, columns)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
     falling = torch.stack([torch.stack([a, c, d], -1), torch.stack([a, d, b], -1)], -2)
     rising = torch.stack([torch.stack([a, c, b], -1), torch.stack([b, c, d], -1)], -2)
-    is_left = (torch.arange(columns - 1, device=mask.device) < (columns - 1) // 2)[None, :, None, None]
+    cells = torch.arange(rows - 1, device=mask.device)[:, None], torch.arange(columns - 1, device=mask.device)
+    is_falling = _is_falling(*cells, columns)[..., None, None]
     valid = mask[:-1, :-1] & mask[:-1, 1:] & mask[1:, :-1] & mask[1:, 1:]
-    return torch.where(is_left, falling, rising)[valid].reshape(-1, 3)
+    return torch.where(is_falling, falling, rising)[valid].reshape(-1, 3)
 
 
 def grid_point(u: float, v: float, uv_size: tuple[int, int]) -> tuple[list[int], list[float]]:
@@ -127,6 +129,12 @@ def grid_point(u: float, v: float, uv_size: tuple[int, int]) -> tuple[list[int],
     s, t = u * columns - 0.5 - column, v * rows - 0.5 - row
     a, b = row * columns + column, row * columns + column + 1
     c, d = a + columns, b + columns
-    if column < (columns - 1) // 2:
+    if _is_falling(row, column, columns):
         return ([a, c, d], [1 - t, t - s, s]) if t >= s else ([a, d, b], [1 - s, t, s - t])
     return ([a, c, b], [1 - s - t, t, s]) if s + t <= 1 else ([b, c, d], [1 - t, 1 - s, s + t - 1])
+
+
+def _is_falling(row: Any, column: Any, columns: int) -> Any:
+    """Whether the diagonals of cells (integers or index tensors) go down to the right."""
+    middle = (columns - 1) // 2
+    return (column < middle) | ((column == middle) & (row % 2 == 0))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nl3dmm.config import check_range
 from nl3dmm.geometry.camera import CAMERA_LOGITS
 from nl3dmm.nn.blocks import conv_bn_elu, initialise
 
@@ -19,6 +20,10 @@ class EncoderConfig:
 
     width: int = 32
     stages: int = 5
+
+    def __post_init__(self) -> None:
+        check_range("model.encoder.width", self.width, 1, 1024)
+        check_range("model.encoder.stages", self.stages, 1, len(_TRUNK))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nl3dmm.config import check_range
 from nl3dmm.errors import CheckpointError, ConfigError
 
 # VGG-16 (Simonyan and Zisserman 2015): convolutions per block and their channels.
@@ -30,6 +31,9 @@ class PerceptualConfig:
     layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
     weights: str = "auto"
     size: int = 224  # images are resized to this many px
+
+    def __post_init__(self) -> None:
+        check_range("perceptual.size", self.size, 32, 4096)
 
 
 def layer_names() -> tuple[str, ...]:

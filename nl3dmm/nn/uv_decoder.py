@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
 from nl3dmm.nn.blocks import deconv, deconv_bn_relu, initialise
 
@@ -24,6 +25,10 @@ class DecoderConfig:
     width: int = 16
     up_samplings: int = 5
     local_pathways: bool = True
+
+    def __post_init__(self) -> None:
+        check_range("model.decoder.width", self.width, 1, 1024)
+        check_range("model.decoder.up_samplings", self.up_samplings, 1, len(_GLOBAL))
 
 
 class _Seed(nn.Sequential):

@@ -34,7 +34,7 @@ def backend_for(device: torch.device | str) -> str:
     if forced:
         reason = _obstacle(forced, device.type)
         if reason:
-            raise BackendError(f"{VARIABLE}: got {forced!r} for {device}; {reason}. Unset it or choose another backend.")
+            raise BackendError(f"{VARIABLE}: got {forced!r} for {device}; {reason}. Unset it or change it.")
         return forced
     if device.type == "cuda":
         _nvdr.library()

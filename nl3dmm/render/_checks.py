@@ -28,7 +28,7 @@ def check_real(
 
 def check_batch(name: str, value: Tensor, batch: int) -> None:
     if len(value) not in (1, batch):
-        raise ShapeError(f"{name}: got batch {len(value)}; expected {batch} or 1 (shared). Repeat or select its elements.")
+        raise ShapeError(f"{name}: got batch {len(value)}; expected {batch} or 1 (shared). Repeat or select elements.")
 
 
 def check_triangles(tri: object, device: torch.device) -> None:

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nl3dmm.render import _numba_kernels as kernels
-from nl3dmm.render import _numba_texture as texture_kernels
+from nl3dmm.render import _numba_texture as fetch
 from nl3dmm.render._pool import run_images
 from nl3dmm.render._visibility_numba import visible_triangles
 
 STABILISER = {torch.float32: 1e-6, torch.float64: 0.0}
-BOUNDARY = {"clamp": texture_kernels.CLAMP, "wrap": texture_kernels.WRAP, "zero": texture_kernels.ZERO}
+BOUNDARY = {"clamp": fetch.CLAMP, "wrap": fetch.WRAP, "zero": fetch.ZERO}
 
 
 def rasterize(
@@ -56,13 +56,13 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
         pos, tri = pos.contiguous(), tri.contiguous()
-        rast = pos.new_empty(pos.shape[0], height, width, 4)
-        scale = np.array([8 * width, 8 * height], _array(pos).dtype)
-        pos_array, tri_array, rast_array = _array(pos), _array(tri), _array(rast)
+        rast = pos.new_empty(len(pos), height, width, 4)
+        scale = pos.new_tensor([8 * width, 8 * height])
+        pos_array, tri_array, rast_array, scale_array = _arrays(pos, tri, rast, scale)
 
         def image(i: int) -> None:
             ids = np.empty((height, width), np.int64)
-            visible_triangles(pos_array[i], tri_array, scale, ids)
+            visible_triangles(pos_array[i], tri_array, scale_array, ids)
             kernels.shade(pos_array[i], tri_array, ids, rast_array[i])
 
         ctx.threads = torch.get_num_threads()
@@ -75,12 +75,11 @@ class _Rasterize(torch.autograd.Function):
     def backward(ctx: Any, grad_rast: Tensor) -> tuple[Tensor | None, ...]:
         pos, tri, rast = ctx.saved_tensors
         grad_pos = torch.zeros_like(pos)
-        arrays = [_array(tensor) for tensor in (pos, rast, grad_rast.contiguous(), grad_pos)]
-        tri, stabiliser = _array(tri), STABILISER[pos.dtype]
+        p, t, r, from_rast, to_pos = _arrays(pos, tri, rast, grad_rast.contiguous(), grad_pos)
+        stabiliser = STABILISER[pos.dtype]
 
         def image(i: int) -> None:
-            pos, rast, grad_rast, grad_pos = (array[i] for array in arrays)
-            kernels.rasterize_backward(pos, tri, rast, grad_rast, stabiliser, grad_pos)
+            kernels.rasterize_backward(p[i], t, r[i], from_rast[i], stabiliser, to_pos[i])
 
         run_images(image, len(pos), ctx.threads)
         return grad_pos, None, None, None
@@ -91,13 +90,9 @@ class _Interpolate(torch.autograd.Function):
     def forward(ctx: Any, attr: Tensor, rast: Tensor, tri: Tensor) -> Tensor:
         attr, rast, tri = attr.contiguous(), rast.contiguous(), tri.contiguous()
         out = attr.new_zeros(*rast.shape[:3], attr.shape[2])
-        attr_array, rast_array, tri_array, out_array = _array(_expand(attr, len(rast))), _array(rast), _array(tri), _array(out)
-
-        def image(i: int) -> None:
-            kernels.interpolate(attr_array[i], rast_array[i], tri_array, out_array[i])
-
+        a, r, t, to_out = _arrays(_repeat(attr, len(rast)), rast, tri, out)
         ctx.threads = torch.get_num_threads()
-        run_images(image, len(rast), ctx.threads)
+        run_images(lambda i: kernels.interpolate(a[i], r[i], t, to_out[i]), len(rast), ctx.threads)
         ctx.save_for_backward(attr, rast, tri)
         return out
 
@@ -106,20 +101,19 @@ class _Interpolate(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         attr, rast, tri = ctx.saved_tensors
         want_attr, want_rast = ctx.needs_input_grad[:2]
-        grad_attr = attr.new_zeros(len(rast), *attr.shape[1:]) if want_attr else None
-        grad_rast = torch.zeros_like(rast) if want_rast else None
-        attr_array, rast_array, tri_array = _array(_expand(attr, len(rast))), _array(rast), _array(tri)
-        grad_array = _array(grad_out.contiguous())
+        grad_attr = attr.new_zeros(len(rast) if want_attr else 0, *attr.shape[1:])
+        grad_rast = rast.new_zeros(rast.shape if want_rast else 0)
+        a, r, t, from_out = _arrays(_repeat(attr, len(rast)), rast, tri, grad_out.contiguous())
+        to_attr, to_rast = _arrays(grad_attr, grad_rast)
 
         def image(i: int) -> None:
-            if grad_attr is not None:
-                kernels.interpolate_backward_attr(rast_array[i], tri_array, grad_array[i], _array(grad_attr)[i])
-            if grad_rast is not None:
-                arrays = attr_array[i], rast_array[i], tri_array, grad_array[i], _array(grad_rast)[i]
-                kernels.interpolate_backward_rast(*arrays)
+            if want_attr:
+                kernels.interpolate_backward_attr(r[i], t, from_out[i], to_attr[i])
+            if want_rast:
+                kernels.interpolate_backward_rast(a[i], r[i], t, from_out[i], to_rast[i])
 
         run_images(image, len(rast), ctx.threads)
-        return _reduce(grad_attr, len(attr)), grad_rast, None
+        return _summed(grad_attr, len(attr)) if want_attr else None, grad_rast if want_rast else None, None
 
 
 class _Texture(torch.autograd.Function):
@@ -127,13 +121,9 @@ class _Texture(torch.autograd.Function):
     def forward(ctx: Any, tex: Tensor, uv: Tensor, mask: Tensor, linear: bool, boundary: int) -> Tensor:
         tex, uv, mask = tex.contiguous(), uv.contiguous(), mask.contiguous()
         out = tex.new_zeros(*uv.shape[:3], tex.shape[3])
-        tex_array, uv_array, mask_array, out_array = _array(_expand(tex, len(uv))), _array(uv), _array(mask), _array(out)
-
-        def image(i: int) -> None:
-            texture_kernels.texture(tex_array[i], uv_array[i], mask_array[i], linear, boundary, out_array[i])
-
+        t, c, m, to_out = _arrays(_repeat(tex, len(uv)), uv, mask, out)
         ctx.threads, ctx.linear, ctx.boundary = torch.get_num_threads(), linear, boundary
-        run_images(image, len(uv), ctx.threads)
+        run_images(lambda i: fetch.texture(t[i], c[i], m[i], linear, boundary, to_out[i]), len(uv), ctx.threads)
         ctx.save_for_backward(tex, uv, mask)
         return out
 
@@ -142,36 +132,34 @@ class _Texture(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         tex, uv, mask = ctx.saved_tensors
         want_tex, want_uv = ctx.needs_input_grad[:2]
-        grad_tex = tex.new_zeros(len(uv), *tex.shape[1:]) if want_tex else None
-        grad_uv = torch.zeros_like(uv) if want_uv else None
-        tex_array, uv_array, mask_array = _array(_expand(tex, len(uv))), _array(uv), _array(mask)
-        grad_array = _array(grad_out.contiguous())
+        linear, boundary = ctx.linear, ctx.boundary
+        grad_tex = tex.new_zeros(len(uv) if want_tex else 0, *tex.shape[1:])
+        grad_uv = uv.new_zeros(uv.shape if want_uv else 0)
+        t, c, m, from_out = _arrays(_repeat(tex, len(uv)), uv, mask, grad_out.contiguous())
+        to_tex, to_uv = _arrays(grad_tex, grad_uv)
 
         def image(i: int) -> None:
-            where = uv_array[i], mask_array[i]
-            if grad_tex is not None:
-                arrays = grad_array[i], _array(grad_tex)[i]
-                texture_kernels.texture_backward_tex(*where, ctx.linear, ctx.boundary, *arrays)
-            if grad_uv is not None and ctx.linear:
-                arrays = grad_array[i], _array(grad_uv)[i]
-                texture_kernels.texture_backward_uv(tex_array[i], *where, ctx.boundary, *arrays)
+            if want_tex:
+                fetch.texture_backward_tex(c[i], m[i], linear, boundary, from_out[i], to_tex[i])
+            if want_uv and linear:
+                fetch.texture_backward_uv(t[i], c[i], m[i], boundary, from_out[i], to_uv[i])
 
         run_images(image, len(uv), ctx.threads)
-        return _reduce(grad_tex, len(tex)), grad_uv, None, None, None
+        return _summed(grad_tex, len(tex)) if want_tex else None, grad_uv if want_uv else None, None, None, None
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.detach().numpy() for tensor in tensors]
 
 
-def _expand(tensor: Tensor, batch: int) -> Tensor:
+def _repeat(tensor: Tensor, batch: int) -> Tensor:
     """Repeat a shared tensor along the batch axis without copying it."""
-    return tensor.detach().expand(batch, *tensor.shape[1:])
+    return tensor.expand(batch, *tensor.shape[1:])
 
 
-def _reduce(grad: Tensor | None, batch: int) -> Tensor | None:
-    """Sum the images' gradients of a shared tensor, always in the same order."""
-    if grad is None or len(grad) == batch:
+def _summed(grad: Tensor, batch: int) -> Tensor:
+    """Sum the images' gradients if the tensor was shared, always in the same order."""
+    if len(grad) == batch:
         return grad
     total = torch.zeros_like(grad[0])
     for image in grad:

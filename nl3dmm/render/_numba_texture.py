@@ -25,19 +25,23 @@ def taps(coordinate, size, linear, boundary):
     if position < low or position > high:
         position, slope = min(max(position, low), high), 0.0
     base = np.floor(position)
-    weight = position - base if linear else 1.0
     first = np.int64(base)
     second = first + 1 if linear else first
-    if boundary == ZERO and (first < 0 or second >= size):
-        first_exists, second_exists = 1.0 * (0 <= first < size), 1.0 * (0 <= second < size)
-        first, second = min(max(first, 0), size - 1), min(max(second, 0), size - 1)
-        return first, second, first_exists * (1 - weight), second_exists * weight, -first_exists * slope, second_exists * slope
-    if first < 0:
-        first += size
-    if second >= size:
-        second = 0 if boundary == WRAP else size - 1
-        first = min(first, second) if boundary == CLAMP else first
-    return first, second, 1.0 - weight, weight, -slope, slope
+    second_weight = position - base if linear else 1.0
+    first_weight, first_slope, second_slope = 1.0 - second_weight, -slope, slope
+    if boundary == ZERO:
+        if first < 0 or first >= size:
+            first, first_weight, first_slope = 0, 0.0, 0.0
+        if second < 0 or second >= size:
+            second, second_weight, second_slope = 0, 0.0, 0.0
+    else:
+        if first < 0:
+            first += size
+        if first >= size:
+            first -= size
+        if second >= size:
+            second = 0 if boundary == WRAP else size - 1
+    return first, second, first_weight, second_weight, first_slope, second_slope
 
 
 @kernel

@@ -60,7 +60,7 @@ def rasterize(
     ctx: Any, pos: Float[Tensor, "batch vertices 4"], tri: Int[Tensor, "triangles 3"], height: int, width: int
 ) -> Float[Tensor, "batch {height} {width} 4"]:
     if pos.dtype != torch.float32:
-        raise ShapeError(f"pos: got {pos.dtype} for nvdiffrast; expected float32. Convert it or set NL3DMM_RENDER=torch.")
+        raise ShapeError(f"pos: got {pos.dtype} for nvdiffrast; expected float32. Convert it.")
     ctx = _context(pos.device) if ctx is None else ctx
     tri = tri.int().contiguous()
     return library().rasterize(ctx, pos.contiguous(), tri, [height, width], grad_db=False)[0]

@@ -11,7 +11,7 @@ import numpy as np
 from nl3dmm.render._jit import kernel
 
 DEPTH_MAX = 2**32 - 1
-DEPTH_ROUNDING = 0.3  # no fraction with a small denominator + 0.3 is whole, so rounding errors cannot move a tie
+DEPTH_ROUNDING = 0.381966  # 2 - golden ratio: far from all simple fractions, so rounding errors cannot split a tie
 NOT_PROJECTABLE = 64
 POLYGON_MAX = 36  # 3 corners grow at most by half at each of the six planes, even if rounding breaks convexity
 
@@ -19,7 +19,7 @@ POLYGON_MAX = 36  # 3 corners grow at most by half at each of the six planes, ev
 @kernel
 @no_type_check
 def visible_triangles(pos, tri, scale, ids):
-    """Fill ``ids`` (height, width) with the nearest triangle's index or -1; ``scale`` is 8 * (width, height) in pos' dtype."""
+    """Fill ``ids`` with nearest triangles' indices or -1; ``scale`` is 8 * (width, height) in the dtype of ``pos``."""
     vertices = pos.shape[0]
     points = np.empty((vertices + POLYGON_MAX, 3), np.int64)  # behind the vertices: corners of a clipped triangle
     codes = np.empty(vertices, np.uint8)
@@ -116,7 +116,7 @@ def snap(vertex, scale, point):
 @kernel
 @no_type_check
 def clip(pos, a, b, c, scale, points):
-    """Cut a triangle at the six planes; snap the corners that are left into ``points`` behind the vertices; count them."""
+    """Cut a triangle at the six planes; count the corners left, which are snapped into ``points`` after the vertices."""
     polygon = np.empty((2, POLYGON_MAX, 4), pos.dtype)
     polygon[0, 0], polygon[0, 1], polygon[0, 2] = pos[a], pos[b], pos[c]
     corners = 3

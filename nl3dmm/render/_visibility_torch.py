@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 DEPTH_MAX = 2**32 - 1
-DEPTH_ROUNDING = 0.3  # no fraction with a small denominator + 0.3 is whole, so rounding errors cannot move a tie
+DEPTH_ROUNDING = 0.381966  # 2 - golden ratio: far from all simple fractions, so rounding errors cannot split a tie
 TRIANGLE_BITS = 31  # of the 63-bit key: depth first, then the later triangle
 LAST_TRIANGLE = 2**TRIANGLE_BITS - 2
 NOTHING = 2**63 - 1
@@ -116,9 +116,9 @@ def _clip(polygon: Float[Tensor, "polygons 3 4"]) -> tuple[Float[Tensor, "parts 
         leaving = (here_distance >= 0) & (there_distance < 0)
         entering = (here_distance < 0) & (there_distance >= 0)
         # always from inside to outside: both triangles of a shared edge cut it at the same point
-        inside, outside = torch.where(entering[..., None], there, here), torch.where(entering[..., None], here, there)
-        near, far = torch.where(entering, there_distance, here_distance), torch.where(entering, here_distance, there_distance)
-        cut = inside + (near / (near - far))[..., None] * (outside - inside)
+        fraction = torch.where(entering, there_distance, here_distance) / (here_distance - there_distance).abs()
+        start, end = torch.where(entering[..., None], there, here), torch.where(entering[..., None], here, there)
+        cut = start + fraction[..., None] * (end - start)
         polygon = torch.stack([here, cut], 2).flatten(1, 2)
         exists = torch.stack([exists & (here_distance >= 0), exists & (leaving | entering)], 2).flatten(1)
         polygon, exists = _compact(polygon, exists)

@@ -42,9 +42,13 @@ class WorldConfig:
     def __post_init__(self) -> None:
         if self.camera not in CAMERAS:
             raise ConfigError(f"world.camera: got {self.camera!r}; expected one of {CAMERAS}. Choose one.")
+        near, far = self.distance_mm
+        check_range("world.distance_mm", near, 200, far)
         check_range("world.yaw", self.yaw, 0, 90)
         check_range("world.pitch", self.pitch, 0, 90)
         check_range("world.roll", self.roll, 0, 180)
+        check_range("world.identity", self.identity, 0, 10)
+        check_range("world.expression", self.expression, 0, 10)
         check_range("world.occlusion", self.occlusion, 0, 1)
         check_range("world.noise", self.noise, 0, 1)
         check_range("world.super_sampling", self.super_sampling, 1, 4)

@@ -28,7 +28,8 @@ def reference_ids(pos: Tensor, tri: Tensor, height: int, width: int) -> np.ndarr
             covered &= (edge > 0) | ((edge == 0) & left_or_lower)
             edges.append(edge)
         numerator = z[a] * area + edges[1] * (z[b] - z[a]) + edges[2] * (z[c] - z[a])
-        depth = (10 * numerator + 3 * area) // (10 * area)  # rounded down after adding 0.3
+        whole, rest = np.divmod(numerator, area)
+        depth = whole + (rest / area + 0.381966 >= 1)
         visible = covered & (depth <= nearest)
         nearest[visible], ids[visible] = depth[visible], index
     return ids
@@ -97,5 +98,5 @@ SCENES = {
     "soup": (*soup(120, seed=1), 33, 40),
     "pixel centres": (*on_pixel_centres(32, seed=2), 32, 32),
     "coincident": (*coincident(seed=3), 31, 29),
-    "one pixel": (*soup(5, seed=4), 1, 1),
+    "one pixel": (*soup(40, seed=4), 1, 1),
 }

@@ -61,7 +61,7 @@ def test_a_truncated_file_is_found(saved, keep):
     ("key", "value", "message"),
     [
         ("format", "other/9", "a card of another format"),
-        ("uv_size", [40, 32], "uv_mask"),
+        ("uv_size", [40, 32], r"regions.brows: .*not \(\(40, 32\)"),
         ("uv_size", "x", "an incomplete card"),
         ("boxes", {"nose": [0, 0, 80, 8]}, "outside the map"),
         ("boxes", 3, "an incomplete card"),

@@ -1,0 +1,246 @@
+"""``fit_latent``: a photo in, a face out."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nl3dmm.checkpoint import TrainedSystem, load_system
+from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks
+from nl3dmm.data.images import ImageSource, read_image, write_png
+from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
+from nl3dmm.errors import BackendError, ImageError, ShapeError
+from nl3dmm.export import write_obj
+from nl3dmm.face_search import explained_variance, find_face
+from nl3dmm.fitting import FitConfig, FitResult, Progress, optimise_faces, photometric_error
+from nl3dmm.geometry.camera import project
+from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
+from nl3dmm.outputs import atomic_path, prepare_output_folder
+from nl3dmm.panels import error_picture, stack_rows
+from nl3dmm.render.scene import composite, render_geometry
+from nl3dmm.types import Camera
+
+DEFAULT_MODEL = Path("runs/default")
+_PANEL_SIZE = 256
+# Fits of faces explain 0.5 to 0.99 of the colour variance they cover; fits to pictures without a face stay below this.
+_LEAST_EVIDENCE = 0.25
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One fitted face. Tensors are on the CPU; pixels belong to the photo unless a name says crop."""
+
+    photo: Float[Tensor, "3 height width"]
+    crop: Crop
+    model: FaceModel
+    face: Face  # latents, camera and light in the crop's frame
+    geometry: Geometry
+    losses: dict[str, list[float]]  # weighted terms, one value per step
+    start_error: float  # photometric l2,1 of (S, A) over the face it covers, encoder alone
+    final_error: float
+    seconds: float
+
+    @property
+    def vertices(self) -> Float[Tensor, "vertices 3"]:
+        """Final shape, mm, object frame."""
+        return self.geometry.vertices_final[0]
+
+    @property
+    def triangles(self) -> Int[Tensor, "triangles 3"]:
+        return self.model.template.triangles
+
+    @property
+    def uv(self) -> Float[Tensor, "vertices 2"]:
+        return self.model.template.uv
+
+    @property
+    def landmarks_3d(self) -> Float[Tensor, "68 3"]:
+        """mm, object frame."""
+        return self.model.template.landmarks(self.geometry.vertices_final)[0]
+
+    @property
+    def landmarks(self) -> Float[Tensor, "68 2"]:
+        """Projected to photo pixels."""
+        return project(self.camera, self.landmarks_3d[None])[0][0]
+
+    @property
+    def albedo(self) -> Float[Tensor, "3 uv_height uv_width"]:
+        """Final albedo, [0, 1], encoded as the model's config says."""
+        return self.geometry.maps.albedo_final[0]
+
+    @property
+    def camera(self) -> Camera:
+        """Projects to photo pixels."""
+        return self.crop.camera_to_photo(self.face.camera)
+
+    @cached_property
+    def renderings(self) -> FourRenderings:
+        """The four pairs of proxy and final, at the crop's size."""
+        with torch.no_grad():
+            return self.model.render_four(self.face, self.geometry, (self.crop.size, self.crop.size))
+
+    @cached_property
+    def overlay(self) -> Float[Tensor, "3 height width"]:
+        """The photo with the rendering of (S, A) on it."""
+        size = (self.photo.shape[-2], self.photo.shape[-1])
+        face = replace(self.face, camera=self.camera)
+        with torch.no_grad():
+            albedo = self.geometry.maps.albedo_final[:, None]
+            drawn = self.model.render(face, self.geometry.vertices_final, albedo, size)
+            return composite(drawn.images[:, 0].clamp(0, 1), self.photo[None], drawn.mask)[0]
+
+    @cached_property
+    def panel(self) -> Float[Tensor, "3 height width"]:
+        """Photo crop, overlay, clay, and below error, albedo proxy, albedo final."""
+        view = replace(self.crop, size=_PANEL_SIZE, scale=self.crop.scale * _PANEL_SIZE / self.crop.size)
+        camera = self.camera
+        in_view = replace(
+            camera,
+            scale=camera.scale * view.scale,
+            translation=camera.translation * view.scale,
+            principal_point=view.points_to_crop(camera.principal_point),
+        )
+        photo = view.image(self.photo)[None]
+        face = replace(self.face, camera=in_view)
+        size = (_PANEL_SIZE, _PANEL_SIZE)
+        maps, mesh = self.geometry.maps, self.geometry.vertices_final
+        with torch.no_grad():
+            drawn = self.model.render(face, mesh, maps.albedo_final[:, None], size)
+            over = composite(drawn.images[:, 0].clamp(0, 1), photo, drawn.mask)
+            clay = render_geometry(mesh, in_view, self.model.surface, size)
+        masked = [torch.where(self.model.template.uv_mask, a, torch.ones_like(a)) for a in (maps.albedo_proxy, maps.albedo_final)]
+        albedos = [torch.nn.functional.interpolate(albedo, size, mode="bilinear") for albedo in masked]
+        return stack_rows([torch.cat([photo, over, clay]), torch.cat([error_picture(over, photo), *albedos])])
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, as plain values."""
+        height, width = self.photo.shape[-2:]
+        return {
+            "photo_size": [height, width],
+            "crop": vars(self.crop),
+            "photometric_l21_start": self.start_error,
+            "photometric_l21": self.final_error,
+            "seconds": round(self.seconds, 2),
+            "rotation": self.camera.rotation[0].tolist(),
+            "scale_px_per_mm": float(self.camera.scale[0]),
+            "landmarks": self.landmarks.tolist(),
+            "landmarks_3d_mm": self.landmarks_3d.tolist(),
+            "sh_coefficients": self.face.sh_coefficients[0].tolist(),
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``panel.png``, ``overlay.png``, ``face.obj`` with texture, and ``face.json``; returns the folder.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        folder = prepare_output_folder(folder)
+        write_png(self.panel, folder / "panel.png")
+        write_png(self.overlay, folder / "overlay.png")
+        write_obj(folder / "face.obj", self.vertices, self.triangles, self.uv, self.albedo)
+        with atomic_path(folder / "face.json") as temporary:
+            temporary.write_text(json.dumps(self.summary() | {"losses": self.losses}, indent=1))
+        return folder
+
+
+def fit_latent(
+    image: ImageSource,
+    *,
+    model: str | Path | TrainedSystem = DEFAULT_MODEL,
+    landmarks: str | Path | Float[Tensor, "68 2"] | None = None,
+    box: Sequence[float] | None = None,
+    steps: int = 100,
+    device: str = "auto",
+    progress: Progress = lambda step, steps, loss: None,
+) -> Reconstruction:
+    """Reconstruct the face of a photo by optimising latents, camera and light.
+
+    Args:
+        image: path, bytes, PIL image, array or tensor; see ``data.images.read_image``.
+        model: checkpoint, run folder, or an already loaded system. No weights ship yet: train them first.
+        landmarks: 68 points in photo pixels, or a .pts, .npy or .json file; frames the crop and guides the pose.
+        box: left, top, right, bottom of the face (brows to chin) in photo pixels; used without landmarks.
+        steps: optimisation steps; 0 gives the encoder's estimate.
+
+    Raises:
+        ImageError: unreadable photo, or no face found in it.
+        ShapeError: wrong landmarks or box.
+        CheckpointError: no trained model, or a damaged one.
+    """
+    photo = read_image(image)
+    points = _read_points(landmarks, photo)
+    frame = None if box is None else _check_box(box)
+    trained = model if isinstance(model, TrainedSystem) else load_system(model, device=_pick_device(device))
+    network = trained.system.model
+    size = trained.config.model.image_size
+    started = time.perf_counter()
+    if points is not None:
+        crop = crop_from_landmarks(points, size)
+    elif frame is not None:
+        crop = crop_from_box(*frame, size)
+    else:
+        crop = find_face(network, photo)
+    picture = crop.image(photo)[None].to(network.device)
+    with torch.no_grad():
+        start = network.encode(picture)
+    targets = None if points is None else crop.points_to_crop(points)[None].to(network.device)
+    result = _optimise(network, picture, start, targets, steps, progress)
+    evidence = float(explained_variance(network, picture, result.face))
+    if evidence < _LEAST_EVIDENCE:
+        raise ImageError(
+            f"image: no face found; the fitted face explains {max(evidence, 0):.0%} of the colours it covers, expected "
+            f"at least {_LEAST_EVIDENCE:.0%}. Give landmarks or a box of the face, or another photo."
+        )
+    with torch.no_grad():
+        geometry = network.decode(result.face.latents)
+    return Reconstruction(
+        photo=photo,
+        crop=crop,
+        model=network.cpu(),
+        face=result.face.to("cpu"),
+        geometry=geometry.to("cpu"),
+        losses=result.curves,
+        start_error=float(photometric_error(network, picture.cpu(), start.to("cpu"))),
+        final_error=float(photometric_error(network, picture.cpu(), result.face.to("cpu"))),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _optimise(model, picture, start, targets, steps, progress) -> FitResult:
+    if steps == 0:
+        return FitResult(start, {})
+    guided = targets is not None
+    config = FitConfig(steps=steps, landmark=2.0 if guided else 0.0, landmark_steps=steps // 3 if guided else 0)
+    return optimise_faces(model, picture, start, config, landmarks=targets, progress=progress)
+
+
+def _read_points(landmarks, photo: Tensor) -> Tensor | None:
+    if landmarks is None:
+        return None
+    points = landmarks if isinstance(landmarks, Tensor) else read_landmarks(landmarks)
+    if tuple(points.shape) != (68, 2):
+        raise ShapeError(f"landmarks: got shape {tuple(points.shape)}; expected (68, 2). Give all 68 points.")
+    check_landmarks(points, photo.shape[-2], photo.shape[-1])
+    return points.float()
+
+
+def _check_box(box: Sequence[float]) -> tuple[float, float, float, float]:
+    if len(box) != 4:
+        raise ShapeError(f"box: got {len(box)} numbers; expected left, top, right, bottom. Give four.")
+    left, top, right, bottom = (float(value) for value in box)
+    return left, top, right, bottom
+
+
+def _pick_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendError(f"device: got {device!r} without CUDA on this machine; expected 'cpu'. Use device='auto'.")
+    return device

@@ -1,0 +1,173 @@
+"""Strict configs: what loads, and one-line errors for what does not."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from nl3dmm.config import check_range, config_from_dict, config_to_dict, config_to_yaml, load_config
+from nl3dmm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    steps: int = 5
+    names: tuple[str, ...] = ("a", "b")
+
+    def __post_init__(self) -> None:
+        check_range("inner.rate", self.rate, 0, 1)
+
+
+@dataclass(frozen=True)
+class Outer:
+    title: str = "plain"
+    size: tuple[int, int] = (3, 4)
+    path: str | None = None
+    on: bool = True
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text: str) -> Path:
+        (tmp_path / "some.yaml").write_text(text)
+        return tmp_path / "some.yaml"
+
+    return write
+
+
+def error_of(files=(), overrides=()) -> str:
+    """The message, which must be one line."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, files, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults():
+    assert load_config(Outer) == Outer()
+
+
+def test_files_then_overrides(file):
+    path = file("title: from file\ninner: {rate: 0.5, steps: 7}\nsize: [1, 2]\n")
+    config = load_config(Outer, [path], ["inner.rate=1e-4", "on=false", "inner.names=[x,y,z]"])
+    expected = Outer("from file", (1, 2), None, False, Inner(1e-4, 7, ("x", "y", "z")))
+    assert config == expected
+    assert isinstance(config.size, tuple)
+    assert isinstance(config.inner.names, tuple)
+
+
+def test_later_files_win(tmp_path):
+    for name, steps in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.yaml").write_text(f"inner: {{steps: {steps}}}")
+    assert load_config(Outer, [tmp_path / "a.yaml", tmp_path / "b.yaml"]).inner.steps == 2
+
+
+def test_empty_file_changes_nothing(file):
+    assert load_config(Outer, [file("")]) == Outer()
+
+
+@pytest.mark.parametrize("text", ["path=null", "path=None"])
+def test_none_may_be_written_as_yaml_or_as_python(file, text):
+    assert load_config(Outer, [file("path: somewhere")], [text]).path is None
+
+
+def test_values_may_contain_equal_signs():
+    assert load_config(Outer, overrides=["title=a=b"]).title == "a=b"
+
+
+@pytest.mark.parametrize("override", ["inner.rat=0.5", "titel=x", "extra.deep=1"])
+def test_unknown_keys_are_named(override):
+    assert override.partition("=")[0].split(".")[0] in error_of(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"), [("inner.rat=0.5", "'rate'"), ("titel=x", "'title'"), ("iner.rate=0.5", "'inner'")]
+)
+def test_unknown_keys_suggest_the_nearest(override, suggestion):
+    assert suggestion in error_of(overrides=[override])
+
+
+def test_unknown_key_in_a_file_suggests_the_nearest(file):
+    message = error_of([file("inner: {stepz: 3}")])
+    assert message.startswith("config file ")
+    assert "some.yaml: inner.stepz: Key 'stepz' not in 'Inner'. Did you mean: 'steps'?" in message
+
+
+@pytest.mark.parametrize("override", ["inner.steps=many", "inner.steps=1.5", "on=perhaps", "size=[1,x]", "inner=3"])
+def test_wrong_types_name_the_key(override):
+    assert error_of(overrides=[override]).startswith(override.partition("=")[0] + ": ")
+
+
+@pytest.mark.parametrize("override", ["title=[1", "title={a: b", "title='x", "size=[1,]]"])
+def test_overrides_that_are_not_yaml(override):
+    assert error_of(overrides=[override]).startswith(override.partition("=")[0] + ": got ")
+
+
+@pytest.mark.parametrize("override", ["inner.rate=2", "inner.rate=-0.1", "inner.rate=nan", "inner.rate=.inf"])
+def test_values_out_of_range(override):
+    message = error_of(overrides=[override])
+    assert message.startswith("inner.rate: got ")
+    assert "expected 0 to 1" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [("--inner.rate=1", "Write inner.rate=1."), ("--on", "Write on=VALUE."), ("title", "Write title=VALUE.")],
+)
+def test_option_style_overrides_are_explained(override, hint):
+    message = error_of(overrides=[override])
+    assert f"got {override!r}; expected key=value" in message
+    assert hint in message
+
+
+def test_missing_file(tmp_path):
+    message = error_of([tmp_path / "none.yaml"])
+    assert message.startswith("config file: got ")
+    assert "which does not exist; expected a YAML file" in message
+
+
+@pytest.mark.parametrize("text", ["inner: {rate: 1", "a: b: c", "\tx: 1"])
+def test_broken_yaml(file, text):
+    assert "not valid YAML" in error_of([file(text)])
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "just text\n", "5\n"])
+def test_yaml_that_is_not_a_mapping(file, text):
+    error_of([file(text)])
+
+
+def test_binary_files_are_not_yaml(tmp_path):
+    (tmp_path / "some.yaml").write_bytes(bytes(range(128, 256)))
+    assert "not valid YAML" in error_of([tmp_path / "some.yaml"])
+
+
+def test_interpolation_is_refused(file, monkeypatch):
+    monkeypatch.setenv("SECRET", "hidden")
+    assert "got an interpolation" in error_of([file("title: ${oc.env:SECRET}")])
+    message = error_of(overrides=["title=${oc.env:SECRET}"])
+    assert "interpolation" in message
+    assert "hidden" not in message
+
+
+def test_yaml_and_dict_round_trips(file):
+    config = Outer("x", (9, 8), "p", False, Inner(0.25, 1, ("q",)))
+    assert load_config(Outer, [file(config_to_yaml(config))]) == config
+    assert config_from_dict(Outer, config_to_dict(config)) == config
+    assert config_to_dict(config)["size"] == [9, 8]
+
+
+@pytest.mark.parametrize("values", [{"inner": {"rate": 7.0}}, {"inner": {"rat": 0.5}}, {"size": "wide"}])
+def test_stored_dicts_are_read_strictly(values):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(Outer, values)
+    assert "\n" not in str(caught.value)
+
+
+def test_check_range_includes_its_ends():
+    check_range("x", 0, 0, 1)
+    check_range("x", 1.0, 0, 1)
+    with pytest.raises(ConfigError, match=r"x: got nan; expected 0 to 1\. Change it\."):
+        check_range("x", float("nan"), 0, 1)

@@ -1,0 +1,108 @@
+"""Albedo and light regularisers: known values, minima, weights that matter, gradients."""
+
+import math
+
+import torch
+from torch.autograd import gradcheck
+
+from nl3dmm.losses.albedo import albedo_constancy, albedo_symmetry, chroma, white_shading
+
+FULL = torch.ones(4, 6, dtype=torch.bool)
+
+
+def some_map(batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, 4, 6, dtype=torch.float64)
+
+
+def two_halves(step: float) -> torch.Tensor:
+    """Grey of .5 on the left, .5 + step on the right."""
+    uv_map = torch.full((1, 3, 4, 6), 0.5)
+    uv_map[..., 3:] += step
+    return uv_map
+
+
+def test_symmetry_is_the_l1_distance_to_the_mirror():
+    assert albedo_symmetry(two_halves(0.25), FULL).tolist() == [0.25]
+    symmetric = some_map() + some_map().flip(-1)
+    assert albedo_symmetry(symmetric + symmetric.flip(-1), FULL).tolist() == [0, 0]
+
+
+def test_symmetry_forgives_the_dead_zone():
+    torch.testing.assert_close(albedo_symmetry(two_halves(0.25), FULL, 0.05), torch.tensor([0.2]))
+    assert albedo_symmetry(two_halves(0.25), FULL, 0.3).tolist() == [0]
+
+
+def test_symmetry_needs_both_sides_in_the_mask():
+    uv_map, mask = two_halves(0.0), FULL.clone()
+    uv_map[..., 0], mask[:, 5] = 1.0, False
+    assert albedo_symmetry(uv_map, mask).tolist() == [0]
+
+
+def test_chroma_ignores_brightness_and_survives_black():
+    colour = torch.rand(2, 3, 4, 4) + 0.1
+    torch.testing.assert_close(chroma(3 * colour), chroma(colour))
+    torch.testing.assert_close(chroma(colour).sum(1), torch.ones(2, 4, 4))
+    assert chroma(torch.zeros(1, 3, 2, 2)).eq(0).all()
+
+
+def test_constancy_is_zero_for_a_constant_map_and_known_for_a_step():
+    reference, visible = torch.full((1, 3, 4, 6), 1 / 3), FULL[None]
+    assert albedo_constancy(torch.full((1, 3, 4, 6), 0.7), reference, visible).abs() < 1e-6
+    # 4 of 4 * 5 + 3 * 6 = 38 pairs cross the step; each has |difference| = 0.2 * sqrt(3).
+    expected = torch.tensor([4 / 38 * (0.2 * math.sqrt(3)) ** 0.8])
+    torch.testing.assert_close(albedo_constancy(two_halves(0.2), reference, visible), expected, atol=1e-3, rtol=0)
+
+
+def test_constancy_weights_let_the_albedo_change_where_the_image_does():
+    visible, albedo = FULL[None], two_halves(0.2)
+    grey, coloured = torch.full((1, 3, 4, 6), 1 / 3), torch.full((1, 3, 4, 6), 1 / 3)
+    coloured[:, 0, :, 3:] += 0.3
+    strict, free = albedo_constancy(albedo, grey, visible), albedo_constancy(albedo, coloured, visible)
+    # The crossing pairs lose the factor exp(-15 * 0.3) both in the sum and in the weights.
+    factor = math.exp(-4.5)
+    torch.testing.assert_close(free, strict * factor * 38 / (34 + 4 * factor), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(albedo_constancy(albedo, coloured, visible, sharpness=0.0), strict)
+
+
+def test_constancy_counts_visible_pairs_only():
+    visible = FULL[None].clone()
+    visible[..., 3] = False  # no pair crosses the step any more
+    value = albedo_constancy(two_halves(0.2), torch.full((1, 3, 4, 6), 1 / 3), visible)
+    assert value.abs() < 1e-6
+    assert albedo_constancy(two_halves(0.2), two_halves(0.2), torch.zeros_like(visible)).tolist() == [0]
+
+
+def test_constancy_gives_the_reference_no_gradient():
+    albedo, reference = some_map().requires_grad_(), some_map().requires_grad_()
+    albedo_constancy(albedo, reference, FULL.expand(2, -1, -1)).sum().backward()
+    assert reference.grad is None
+    assert albedo.grad.abs().sum() > 0
+
+
+def test_white_shading_is_zero_for_grey_light_and_known_for_a_tint():
+    shading = torch.rand(2, 9, 1).expand(-1, -1, 3).contiguous()
+    torch.testing.assert_close(white_shading(shading), torch.zeros(2))
+    tinted = torch.tensor([[[1.3, 1.0, 0.7]]]).expand(2, 9, 3)
+    torch.testing.assert_close(white_shading(tinted), torch.full((2,), 0.06))
+    torch.testing.assert_close(white_shading(tinted, 0.9), torch.full((2,), (0.16 + 0.01 + 0.04) / 3))
+
+
+def test_zero_input_has_finite_gradients():
+    uv_map = torch.zeros(2, 3, 4, 6, requires_grad=True)
+    shading = torch.zeros(2, 5, 3, requires_grad=True)
+    total = albedo_symmetry(uv_map, FULL).sum() + white_shading(shading).sum()
+    total = total + albedo_constancy(uv_map, chroma(uv_map), FULL.expand(2, -1, -1)).sum() + chroma(uv_map).sum()
+    total.backward()
+    assert uv_map.grad.isfinite().all()
+    assert shading.grad.isfinite().all()
+
+
+def test_gradcheck():
+    albedo, reference = some_map().requires_grad_(), some_map()
+    visible = torch.rand(2, 4, 6) > 0.2
+    assert gradcheck(lambda a: albedo_symmetry(a, FULL, 0.02), albedo)
+    assert gradcheck(lambda a: albedo_constancy(a, reference, visible), albedo)
+    assert gradcheck(chroma, albedo)
+    shading = torch.rand(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(white_shading, shading)
+    assert gradcheck(lambda s: white_shading(s, 0.8), shading)

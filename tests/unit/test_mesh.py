@@ -1,0 +1,67 @@
+"""Normals and edges on meshes whose answer is known."""
+
+import math
+
+import torch
+from torch.autograd import gradcheck
+
+from nl3dmm.geometry.mesh import triangle_normals, unique_edges, vertex_normals
+
+
+def test_triangle_normal_is_twice_the_area_long_and_counter_clockwise():
+    vertices = torch.tensor([[[0.0, 0, 5], [3, 0, 5], [0, 4, 5]]])
+    assert triangle_normals(vertices, torch.tensor([[0, 1, 2]])).tolist() == [[[0, 0, 12]]]
+    assert triangle_normals(vertices, torch.tensor([[0, 2, 1]])).tolist() == [[[0, 0, -12]]]
+
+
+def test_tetrahedron_normals_point_outwards_and_sum_to_zero(tetrahedron):
+    vertices, triangles = tetrahedron
+    normals = triangle_normals(vertices, triangles)
+    outward = vertices[:, triangles].mean(2) - vertices.mean(1, keepdim=True)
+    assert ((normals * outward).sum(-1) > 0).all()
+    torch.testing.assert_close(normals.sum(1), torch.zeros(1, 3, dtype=torch.float64))
+
+
+def test_vertex_normals_are_weighted_by_area(tetrahedron):
+    vertices, triangles = tetrahedron
+    normals = vertex_normals(vertices, triangles)
+    torch.testing.assert_close(normals.norm(dim=-1), torch.ones(1, 4, dtype=torch.float64))
+    corner = -torch.ones(3, dtype=torch.float64) / math.sqrt(3)
+    torch.testing.assert_close(normals[0, 0], corner)
+    # Vertex 1 touches the slanted triangle (1, 1, 1) and two unit triangles (0, 0, -1) and (0, -1, 0).
+    torch.testing.assert_close(normals[0, 1], torch.tensor([1.0, 0, 0], dtype=torch.float64))
+
+
+def test_scale_changes_no_normal_and_rotation_turns_it(tetrahedron):
+    vertices, triangles = tetrahedron
+    turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    normals = vertex_normals(vertices, triangles)
+    torch.testing.assert_close(vertex_normals(7 * vertices + 3, triangles), normals)
+    torch.testing.assert_close(vertex_normals(vertices @ turn.T, triangles), normals @ turn.T)
+
+
+def test_unused_vertices_and_degenerate_triangles_have_zero_normals_and_finite_gradients():
+    vertices = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [9, 9, 9]]], requires_grad=True)
+    normals = vertex_normals(vertices, torch.tensor([[0, 1, 2]]))
+    assert normals.eq(0).all()
+    normals.sum().backward()
+    assert vertices.grad.isfinite().all()
+
+
+def test_unique_edges(tetrahedron):
+    edges = unique_edges(tetrahedron[1])
+    assert edges.tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+    assert unique_edges(torch.tensor([[5, 2, 9]])).tolist() == [[2, 5], [2, 9], [5, 9]]
+
+
+def test_edges_of_a_face_obey_euler(small_template):
+    """A disc: vertices - edges + triangles = 1."""
+    edges = unique_edges(small_template.triangles)
+    assert len(small_template.vertices) - len(edges) + len(small_template.triangles) == 1
+
+
+def test_gradcheck(patch):
+    vertices, triangles, _ = patch
+    vertices = vertices.requires_grad_()
+    assert gradcheck(lambda v: triangle_normals(v, triangles), vertices)
+    assert gradcheck(lambda v: vertex_normals(v, triangles), vertices)

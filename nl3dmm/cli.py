@@ -4,7 +4,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 from nl3dmm.errors import Nl3dmmError
 
@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str | None):
         super().__init__(prog=command, description=(description or "").strip(), allow_abbrev=False)
 
-    def error(self, message: str):  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise Nl3dmmError(f"arguments: {message}. See {self.prog} --help.")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:

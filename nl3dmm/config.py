@@ -1,7 +1,8 @@
 """YAML and ``key=value`` overrides -> frozen dataclass, strictly. OmegaConf never leaves this file."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,24 +54,29 @@ def check_range(name: str, value: float | int, low: float | int, high: float | i
 
 
 def _merge(schema: type[C], sources: Sequence[tuple[str, Any]]) -> C:
-    """Later sources win; an error names the source, which is a file or the key of an override."""
+    """Later sources win; an error names its source, which is a file or the key of an override."""
     from omegaconf import OmegaConf
+
+    config = OmegaConf.structured(schema)
+    for source, values in sources:
+        with _explained(source):
+            config = OmegaConf.merge(config, values)
+    with _explained("config"):
+        return OmegaConf.to_object(config)  # type: ignore[return-value]
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """OmegaConf's errors become one line that names the source."""
     from omegaconf.errors import OmegaConfBaseException
 
-    source = "config"
     try:
-        config = OmegaConf.structured(schema)
-        for source, values in sources:
-            config = OmegaConf.merge(config, values)
-        source = "config"
-        return OmegaConf.to_object(config)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
+        yield
+    except ConfigError:
+        raise
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
         message = _one_line(error)
         raise ConfigError(message if message.startswith(f"{source}:") else f"{source}: {message}") from error
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{source}: {_one_line(error)}") from error
 
 
 def _read_override(override: str) -> Any:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
+from nl3dmm.model import ModelConfig
 from nl3dmm.synthetic.world import WorldConfig
 from nl3dmm.systems.highfidelity import HighFidelityConfig, LossConfig
-from nl3dmm.model import ModelConfig
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -38,7 +38,7 @@ class TrainingConfig:
     warmup_steps: int = 50
     final_learning_rate: float = 0.03  # fraction that the cosine ends at
     gradient_clip: float = 50.0
-    precision: str = "auto"  # of the networks; geometry and losses are float32. auto: bfloat16 where the hardware has it
+    precision: str = "auto"  # of the networks, the rest is float32; auto: bfloat16 where the hardware has it
     threads: int | None = None  # CPU threads; default: all cores
     checkpoint_every: int = 500  # steps
     panel_every: int = 500  # steps

@@ -3,6 +3,7 @@
 Data flow: image -> encoder -> ``Latents`` + ``Camera`` + light -> decoders -> ``UVMaps`` -> mesh -> renderings -> losses.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ T = TypeVar("T", bound="TensorFields")
 class TensorFields:
     """Base of dataclasses whose fields are tensors (or nested ``TensorFields``): move, detach and index together."""
 
-    def map(self: T, function) -> T:
+    def map(self: T, function: Callable[[Tensor], Tensor]) -> T:
         """A copy with ``function`` applied to every tensor, nested ones included; ``None`` stays ``None``."""
 
         def apply(value):

@@ -59,9 +59,9 @@ def tetrahedron():
 
 @pytest.fixture
 def patch():
-    """A gently bent square sheet in float64: vertices (1, 16, 3) in mm, triangles, UV coordinates (16, 2)."""
-    v, u = torch.meshgrid(torch.linspace(0, 1, 4), torch.linspace(0, 1, 4), indexing="ij")
-    x, y = 20 * (u - 0.5), 20 * (0.5 - v)
+    """A gently bent square sheet in float64, a UV grid of 4 x 4: vertices (1, 16, 3) in mm, triangles, uv (16, 2)."""
+    v, u = torch.meshgrid(torch.arange(4) / 4 + 0.125, torch.arange(4) / 4 + 0.125, indexing="ij")
+    x, y = 80 / 3 * (u - 0.5), 80 / 3 * (0.5 - v)
     z = 2 - 0.02 * x**2 - 0.03 * y**2 + 0.01 * x * y
     index = torch.arange(16).view(4, 4)
     a, b, c, d = (part.flatten() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]))

@@ -1,0 +1,1 @@
+"""Photos, landmarks and banks of faces -> batches."""

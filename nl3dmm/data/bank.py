@@ -48,7 +48,7 @@ class FaceBank:
         self.folder = cache / f"bank-{_key(world, size)}"
         if not (self.folder / "card.json").exists():
             self._build(progress)
-        self._arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in _layout(world, 1)}
+        self._arrays = {name: _open(self.folder / f"{name}.npy") for name in _layout(world, 1)}
 
     def __len__(self) -> int:
         return self.size
@@ -98,6 +98,16 @@ class FaceBank:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"data.cache: got a damaged bank file {path} ({error}); expected what this bank once wrote. "
+            "Delete its folder, it will be drawn again."
+        ) from error
 
 
 def _key(world: SyntheticWorld, size: int) -> str:

@@ -59,13 +59,11 @@ def rotation_from_euler(
     return rotation_z @ rotation_y @ rotation_x
 
 
-def camera_from_logits(
-    logits: Float[Tensor, "batch 9"], image_size: tuple[int, int], mean_scale: float
-) -> Camera:
+def camera_from_logits(logits: Float[Tensor, "batch 9"], image_size: tuple[int, int], mean_scale: float) -> Camera:
     """Weak-perspective camera from the encoder's raw output; zeros give a frontal, centred face.
 
     Args:
-        logits: rotation (6, added to the identity), translation (2, in half image sizes), log of ``scale / mean_scale``.
+        logits: rotation (6, added to the identity), translation (2, half image sizes), log of ``scale / mean_scale``.
         image_size: (height, width) in px.
         mean_scale: px per mm of an average face in such an image.
     """

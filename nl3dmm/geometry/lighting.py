@@ -72,9 +72,9 @@ def encode_srgb(intensity: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def light_albedo(
-    albedo: Float[Tensor, "*shape"], shading: Float[Tensor, "*shape"], encoding: Encoding
-) -> Float[Tensor, "*shape"]:
-    """``texture = albedo * shading`` in the space that ``encoding`` names (``docs/conventions.md``)."""
+    albedo: Float[Tensor, "*#shape"], shading: Float[Tensor, "*#shape"], encoding: Encoding
+) -> Float[Tensor, "*#shape"]:
+    """``texture = albedo * shading`` in the space that ``encoding`` names (``docs/conventions.md``); broadcasts."""
     if encoding == "none":
         return albedo * shading
     return encode_srgb(decode_srgb(albedo) * shading)

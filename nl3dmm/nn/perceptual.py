@@ -52,7 +52,8 @@ class FeatureNetwork(nn.Module):
         unknown = sorted(set(config.layers) - set(layer_names()))
         if unknown or not config.layers:
             raise ConfigError(
-                f"perceptual.layers: got {list(config.layers)}; expected some of {list(layer_names())}. Remove {unknown}."
+                f"perceptual.layers: got {list(config.layers)}; expected some of {list(layer_names())}. "
+                f"{f'Remove {unknown}' if unknown else 'Name at least one'}."
             )
         self.size = config.size
         self.wanted = frozenset(config.layers)
@@ -89,7 +90,9 @@ class FeatureNetwork(nn.Module):
 
     def _load_file(self, path: Path) -> None:
         if not path.is_file():
-            raise CheckpointError(f"perceptual.weights: got {path}; expected 'auto', 'random' or a file. Check the path.")
+            raise CheckpointError(
+                f"perceptual.weights: got {path}; expected 'auto', 'random' or a file. Check the path."
+            )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             for name, index in zip(self.convolutions, _torchvision_indices(), strict=False):
@@ -97,8 +100,8 @@ class FeatureNetwork(nn.Module):
                 self.convolutions[name].bias.data.copy_(state[f"features.{index}.bias"])
         except Exception as error:
             raise CheckpointError(
-                f"perceptual.weights: got {path} ({type(error).__name__}: {error}); expected torchvision's VGG-16 state "
-                "with keys like features.0.weight. Download it again or use 'random'."
+                f"perceptual.weights: got {path} ({type(error).__name__}: {error}); expected torchvision's VGG-16 "
+                "state with keys like features.0.weight. Download it again or use 'random'."
             ) from error
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch _ _ _"]]:

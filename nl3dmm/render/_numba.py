@@ -74,7 +74,7 @@ class _Rasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_rast: Tensor) -> tuple[Tensor | None, ...]:
         pos, tri, rast = ctx.saved_tensors
-        grad_pos = torch.zeros_like(pos)
+        grad_pos = torch.empty_like(pos)
         p, t, r, from_rast, to_pos = _arrays(pos, tri, rast, grad_rast.contiguous(), grad_pos)
         stabiliser = STABILISER[pos.dtype]
 
@@ -89,7 +89,7 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, attr: Tensor, rast: Tensor, tri: Tensor) -> Tensor:
         attr, rast, tri = attr.contiguous(), rast.contiguous(), tri.contiguous()
-        out = attr.new_zeros(*rast.shape[:3], attr.shape[2])
+        out = attr.new_empty(*rast.shape[:3], attr.shape[2])
         a, r, t, to_out = _arrays(_repeat(attr, len(rast)), rast, tri, out)
         ctx.threads = torch.get_num_threads()
         run_images(lambda i: kernels.interpolate(a[i], r[i], t, to_out[i]), len(rast), ctx.threads)
@@ -101,8 +101,8 @@ class _Interpolate(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         attr, rast, tri = ctx.saved_tensors
         want_attr, want_rast = ctx.needs_input_grad[:2]
-        grad_attr = attr.new_zeros(len(rast) if want_attr else 0, *attr.shape[1:])
-        grad_rast = rast.new_zeros(rast.shape if want_rast else 0)
+        grad_attr = attr.new_empty(len(rast) if want_attr else 0, *attr.shape[1:])
+        grad_rast = rast.new_empty(rast.shape if want_rast else 0)
         a, r, t, from_out = _arrays(_repeat(attr, len(rast)), rast, tri, grad_out.contiguous())
         to_attr, to_rast = _arrays(grad_attr, grad_rast)
 
@@ -120,7 +120,7 @@ class _Texture(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tex: Tensor, uv: Tensor, mask: Tensor, linear: bool, boundary: int) -> Tensor:
         tex, uv, mask = tex.contiguous(), uv.contiguous(), mask.contiguous()
-        out = tex.new_zeros(*uv.shape[:3], tex.shape[3])
+        out = tex.new_empty(*uv.shape[:3], tex.shape[3])
         t, c, m, to_out = _arrays(_repeat(tex, len(uv)), uv, mask, out)
         ctx.threads, ctx.linear, ctx.boundary = torch.get_num_threads(), linear, boundary
         run_images(lambda i: fetch.texture(t[i], c[i], m[i], linear, boundary, to_out[i]), len(uv), ctx.threads)
@@ -131,17 +131,17 @@ class _Texture(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         tex, uv, mask = ctx.saved_tensors
-        want_tex, want_uv = ctx.needs_input_grad[:2]
+        want_tex, want_uv = ctx.needs_input_grad[0], ctx.needs_input_grad[1] and ctx.linear
         linear, boundary = ctx.linear, ctx.boundary
-        grad_tex = tex.new_zeros(len(uv) if want_tex else 0, *tex.shape[1:])
-        grad_uv = uv.new_zeros(uv.shape if want_uv else 0)
+        grad_tex = tex.new_empty(len(uv) if want_tex else 0, *tex.shape[1:])
+        grad_uv = uv.new_empty(uv.shape if want_uv else 0)
         t, c, m, from_out = _arrays(_repeat(tex, len(uv)), uv, mask, grad_out.contiguous())
         to_tex, to_uv = _arrays(grad_tex, grad_uv)
 
         def image(i: int) -> None:
             if want_tex:
                 fetch.texture_backward_tex(c[i], m[i], linear, boundary, from_out[i], to_tex[i])
-            if want_uv and linear:
+            if want_uv:
                 fetch.texture_backward_uv(t[i], c[i], m[i], boundary, from_out[i], to_uv[i])
 
         run_images(image, len(uv), ctx.threads)
@@ -158,10 +158,5 @@ def _repeat(tensor: Tensor, batch: int) -> Tensor:
 
 
 def _summed(grad: Tensor, batch: int) -> Tensor:
-    """Sum the images' gradients if the tensor was shared, always in the same order."""
-    if len(grad) == batch:
-        return grad
-    total = torch.zeros_like(grad[0])
-    for image in grad:
-        total += image
-    return total[None]
+    """Sum the gradients of a shared tensor; numpy adds in the same order with any number of threads."""
+    return grad if len(grad) == batch else torch.from_numpy(grad.numpy().sum(0, keepdims=True))

@@ -53,7 +53,7 @@ def is_finite(u, v):
 @kernel
 @no_type_check
 def texture(tex, uv, mask, linear, boundary, out):
-    """Write the pixels that are in the mask and sampled at a place that exists; leave the others as they are."""
+    """Sample the pixels that are in the mask and have finite coordinates."""
     height, width, channels = out.shape
     real = tex.dtype.type
     for row in range(height):
@@ -66,11 +66,15 @@ def texture(tex, uv, mask, linear, boundary, out):
                     upper = a * tex[top, left, channel] + b * tex[top, right, channel]
                     lower = c * tex[bottom, left, channel] + d * tex[bottom, right, channel]
                     out[row, column, channel] = upper + lower
+            else:
+                for channel in range(channels):
+                    out[row, column, channel] = 0
 
 
 @kernel
 @no_type_check
 def texture_backward_tex(uv, mask, linear, boundary, grad_out, grad_tex):
+    grad_tex[:] = 0
     height, width, channels = grad_out.shape
     real = grad_tex.dtype.type
     for row in range(height):
@@ -91,6 +95,7 @@ def texture_backward_tex(uv, mask, linear, boundary, grad_out, grad_tex):
 @no_type_check
 def texture_backward_uv(tex, uv, mask, boundary, grad_out, grad_uv):
     """Adjoint of linear sampling to ``uv``; nearest sampling has none."""
+    grad_uv[:] = 0
     height, width, channels = grad_out.shape
     for row in range(height):
         for column in range(width):

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -16,21 +17,26 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 def run_images(task: Callable[[int], None], batch: int, threads: int) -> None:
     """Call ``task(0) ... task(batch - 1)`` in any order, at most ``threads`` at once; an error is raised again here.
 
-    The caller works too and does not wait for helpers that have not begun, so a busy machine costs no waiting.
+    The caller takes images too and waits only for images that a helper has begun, so that helpers which get no
+    processor time on a busy machine cost nothing.
     """
     images = iter(range(batch))  # shared: taking the next image is one atomic step
+    results: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def work() -> None:
-        while (image := next(images, None)) is not None:
-            task(image)
+        for image in images:
+            try:
+                task(image)
+                results.put(None)
+            except BaseException as error:
+                results.put(error)
 
-    helpers = [_pool(threads).submit(work) for _ in range(min(batch, threads) - 1)]
-    try:
-        work()
-    finally:
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+    for _ in range(min(batch, threads) - 1):
+        _pool(threads).submit(work)
+    work()
+    errors = [results.get() for _ in range(batch)]
+    for error in filter(None, errors):
+        raise error
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

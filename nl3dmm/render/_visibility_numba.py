@@ -116,7 +116,7 @@ def snap(vertex, scale, point):
 @kernel
 @no_type_check
 def clip(pos, a, b, c, scale, points):
-    """Cut a triangle at the six planes; count the corners left, which are snapped into ``points`` after the vertices."""
+    """Cut a triangle at the six planes; count the corners left, which are snapped into ``points`` behind all others."""
     polygon = np.empty((2, POLYGON_MAX, 4), pos.dtype)
     polygon[0, 0], polygon[0, 1], polygon[0, 2] = pos[a], pos[b], pos[c]
     corners = 3

@@ -1,0 +1,1 @@
+"""The synthetic world: endless faces with exact truth."""

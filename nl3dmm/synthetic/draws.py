@@ -15,13 +15,13 @@ class Draws:
     def _stack(self, draw) -> Float[Tensor, "batch ..."]:
         return torch.from_numpy(np.stack([draw(generator) for generator in self._generators]).astype(np.float32))
 
-    def uniform(self, low: float, high: float, *shape: int) -> Float[Tensor, "batch ..."]:
+    def uniform(self, low: float | int, high: float | int, *shape: int) -> Float[Tensor, "batch ..."]:
         return self._stack(lambda generator: generator.uniform(low, high, shape))
 
-    def normal(self, deviation: float, limit: float, *shape: int) -> Float[Tensor, "batch ..."]:
+    def normal(self, deviation: float | int, limit: float | int, *shape: int) -> Float[Tensor, "batch ..."]:
         """Gaussian, clipped to +-limit."""
         return self._stack(lambda generator: generator.normal(0, deviation, shape)).clamp(-limit, limit)
 
-    def chance(self, probability: float, *shape: int) -> Float[Tensor, "batch ..."]:
+    def chance(self, probability: float | int, *shape: int) -> Float[Tensor, "batch ..."]:
         """1 with the given probability, else 0."""
         return (self.uniform(0, 1, *shape) < probability).float()

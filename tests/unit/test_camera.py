@@ -74,7 +74,9 @@ def test_zero_inverse_distance_is_exactly_weak_perspective():
     flip = torch.tensor([1.0, -1.0], dtype=torch.float64)
     origin = (camera.principal_point + camera.translation)[:, None]
     pixels, depth = project(camera, points)
-    torch.testing.assert_close(pixels, origin + camera.scale[:, None, None] * rotated[..., :2] * flip, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        pixels, origin + camera.scale[:, None, None] * rotated[..., :2] * flip, rtol=0, atol=1e-12
+    )
     torch.testing.assert_close(depth, -rotated[..., 2])
     far = project(fixed(camera, inverse_distance=torch.full((3,), 1e-9, dtype=torch.float64)), points)[0]
     torch.testing.assert_close(far, pixels, rtol=0, atol=1e-4)

@@ -135,3 +135,10 @@ def test_gradcheck():
     assert gradcheck(encode_srgb, colour)
     for encoding in ("none", "srgb"):
         assert gradcheck(lambda a, s, encoding=encoding: light_albedo(a, s, encoding), (colour, shading))
+
+
+def test_one_shading_lights_several_albedos():
+    albedos, shading = torch.rand(2, 3, 3, 4, 4), torch.rand(2, 1, 3, 4, 4)
+    for encoding in ("none", "srgb"):
+        lit = light_albedo(albedos, shading, encoding)
+        torch.testing.assert_close(lit[:, 1], light_albedo(albedos[:, 1], shading[:, 0], encoding))

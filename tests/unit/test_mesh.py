@@ -40,12 +40,12 @@ def test_scale_changes_no_normal_and_rotation_turns_it(tetrahedron):
     torch.testing.assert_close(vertex_normals(vertices @ turn.T, triangles), normals @ turn.T)
 
 
-def test_unused_vertices_and_degenerate_triangles_have_zero_normals_and_finite_gradients():
+def test_unused_vertices_and_degenerate_triangles_have_zero_normals_and_moderate_gradients():
     vertices = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [9, 9, 9]]], requires_grad=True)
     normals = vertex_normals(vertices, torch.tensor([[0, 1, 2]]))
     assert normals.eq(0).all()
     normals.sum().backward()
-    assert vertices.grad.isfinite().all()
+    assert vertices.grad.abs().max() < 1e5
 
 
 def test_unique_edges(tetrahedron):

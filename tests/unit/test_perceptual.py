@@ -102,7 +102,7 @@ def test_auto_without_file_warns_once_and_is_random(hub, network):
 
 
 def test_missing_file_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match=r"perceptual.weights: got .*none.pth; expected 'auto', 'random' or a file"):
+    with pytest.raises(CheckpointError, match=r"weights: got .*none.pth; expected 'auto', 'random' or a file"):
         FeatureNetwork(PerceptualConfig(weights=str(tmp_path / "none.pth")))
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import cache
 
 import pytest
 import torch
@@ -18,12 +19,18 @@ CUDA_USABLE = backends()["nvdiffrast"] == "usable"
 TRI = torch.tensor([[0, 1, 2]])
 
 
-def outputs_and_gradients(device="cpu", dtype=torch.float32):
-    """A batch of five images through all operations and back, with shared attributes and textures."""
+@cache
+def scene():
     generator = torch.Generator().manual_seed(0)
     pos, tri = face(25)
     pos = torch.stack([pos * (1.5 - 0.2 * i) for i in range(5)])
-    leaves = [pos, torch.rand(1, pos.shape[1], 5, generator=generator), torch.rand(1, 12, 14, 6, generator=generator)]
+    attr, tex = torch.rand(1, pos.shape[1], 5, generator=generator), torch.rand(1, 12, 14, 6, generator=generator)
+    return tri, [pos, attr, tex]
+
+
+def outputs_and_gradients(device="cpu", dtype=torch.float32):
+    """A batch of five images through all operations and back, with shared attributes and textures."""
+    tri, leaves = scene()
     leaves = [leaf.to(device, dtype).requires_grad_() for leaf in leaves]
     tri = tri.to(device)
     rast, _ = rasterize(None, leaves[0], tri, (32, 30))
@@ -72,15 +79,18 @@ def test_python_threads_may_render_at_once(two_threads):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())))
 def test_child_processes_render_the_same_bits(two_threads, method):
-    expected = fingerprint()  # the parent's pool exists before the child is made
+    expected = fingerprint()  # before the fork: the parent's pool, and what torch's own OpenMP could not do after it
     context = multiprocessing.get_context(method)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=send_fingerprint, args=(sender,))
     process.start()
-    assert receiver.poll(100), "the child hangs"
-    assert receiver.recv() == expected
-    process.join(20)
-    assert process.exitcode == 0
+    try:
+        assert receiver.poll(100), "the child hangs"
+        assert receiver.recv() == expected
+        process.join(20)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

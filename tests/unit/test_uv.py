@@ -6,6 +6,7 @@ from torch.autograd import gradcheck
 
 from nl3dmm.geometry.uv import (
     erode,
+    fill_outwards,
     mirror_uv_map,
     sample_uv_map,
     uv_grid,
@@ -112,3 +113,26 @@ def test_gradcheck():
     weights = torch.rand(2, 2, 3)
     texel_triangle = torch.tensor([[0, -1], [0, 0]])
     assert gradcheck(lambda v: uv_map_from_vertices(v, torch.tensor([[0, 1, 2]]), texel_triangle, weights), values)
+
+
+def test_empty_texels_repeat_a_nearest_covered_one():
+    triangle = torch.full((5, 7), -1)
+    barycentric = torch.zeros(5, 7, 3)
+    triangle[2, 1], barycentric[2, 1] = 4, torch.tensor([0.2, 0.3, 0.5])
+    triangle[2, 5], barycentric[2, 5] = 9, torch.tensor([1.0, 0.0, 0.0])
+    filled, weights = fill_outwards(triangle, barycentric)
+    assert filled[:, :3].eq(4).all()
+    assert filled[:, 4:].eq(9).all()
+    torch.testing.assert_close(weights[0, 0], barycentric[2, 1])
+    torch.testing.assert_close(weights.sum(-1), torch.ones(5, 7))
+
+
+def test_filling_keeps_covered_texels_and_an_empty_table():
+    triangle = torch.randint(0, 5, (4, 4))
+    triangle[0] = -1
+    barycentric = torch.rand(4, 4, 3)
+    filled, weights = fill_outwards(triangle, barycentric)
+    assert filled[1:].equal(triangle[1:])
+    assert weights[1:].equal(barycentric[1:])
+    empty = torch.full((4, 4), -1)
+    assert fill_outwards(empty, barycentric)[0].equal(empty)

@@ -1,0 +1,1 @@
+"""Speed of nl3dmm on this machine: ``python -m benchmarks``."""

@@ -1,0 +1,75 @@
+"""Order of training samples: a function of (seed, step), disjoint over ranks, resumable."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nl3dmm.data.bank import FaceBank
+from nl3dmm.data.module import BankDataModule, batch_indices
+
+
+@pytest.fixture(scope="module")
+def bank(small_world, tmp_path_factory) -> FaceBank:
+    return FaceBank(small_world, 10, tmp_path_factory.mktemp("cache"))
+
+
+def walk(seed: int, steps: int, batch_size: int, samples: int, ranks: int = 1) -> list[int]:
+    """All indices in the order in which the ranks see them together."""
+    return [
+        index
+        for step in range(steps)
+        for rank in range(ranks)
+        for index in batch_indices(seed, step, batch_size, samples, rank, ranks).tolist()
+    ]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 7), st.integers(1, 20), st.integers(1, 3))
+def test_every_epoch_is_a_permutation(seed, batch_size, samples, ranks):
+    steps = -(-3 * samples // (batch_size * ranks))
+    seen = walk(seed, steps, batch_size, samples, ranks)
+    for epoch in range(3):
+        assert sorted(seen[epoch * samples : (epoch + 1) * samples]) == list(range(samples))
+
+
+def test_epochs_and_seeds_have_different_orders():
+    orders = [walk(seed, 100, 1, 100) for seed in (0, 1)] + [walk(0, 200, 1, 100)[100:]]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_order_is_a_function_of_seed_and_step():
+    expected = batch_indices(3, 17, 4, 50)
+    torch.manual_seed(1)
+    batch_indices(3, 16, 4, 50)
+    assert batch_indices(3, 17, 4, 50).equal(expected)
+    assert expected.dtype == torch.int64
+
+
+def test_ranks_share_each_step_without_overlap():
+    parts = [batch_indices(0, 5, 8, 1000, rank, 4) for rank in range(4)]
+    assert len(torch.cat(parts).unique()) == 32
+    assert torch.cat(parts).equal(batch_indices(0, 5, 32, 1000))
+
+
+def test_batches_may_be_larger_than_the_bank():
+    assert sorted(batch_indices(0, 0, 6, 3).tolist()) == [0, 0, 1, 1, 2, 2]
+
+
+def test_loader_gives_the_steps_batches(bank):
+    data = BankDataModule(bank, seed=2, batch_size=3, steps=4)
+    batches = list(data.train_dataloader())
+    assert [batch.index.tolist() for batch in batches] == [batch_indices(2, step, 3, 10).tolist() for step in range(4)]
+    assert batches[0].image.shape == (3, 3, 48, 48)
+
+
+def test_resumed_loader_goes_on_where_it_stopped(bank):
+    data = BankDataModule(bank, seed=2, batch_size=3, steps=4)
+    data.load_state_dict({"step": 3})
+    loader = data.train_dataloader()
+    assert [batch.index.tolist() for batch in loader] == [batch_indices(2, 3, 3, 10).tolist()]
+    assert len(loader) == 4  # of the whole run, which Lightning counts in
+
+
+def test_state_without_a_trainer_is_the_beginning(bank):
+    assert BankDataModule(bank, seed=0, batch_size=2, steps=3).state_dict() == {"step": 0}

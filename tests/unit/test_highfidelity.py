@@ -1,0 +1,276 @@
+"""The system: which terms there are, what is zero at the truth, who gets which gradient."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from nl3dmm.errors import ConfigError
+from nl3dmm.geometry.camera import rotation_from_euler
+from nl3dmm.geometry.lighting import white_light
+from nl3dmm.model import Face, Geometry
+from nl3dmm.nn.perceptual import PerceptualConfig
+from nl3dmm.synthetic.world import SyntheticWorld
+from nl3dmm.systems.highfidelity import HighFidelity, HighFidelityConfig, LossConfig, LossWeights
+from nl3dmm.types import FaceBatch, Latents, UVMaps
+
+TERMS = set(asdict(LossWeights()))
+SUPERVISED = {"camera_rotation", "camera_position", "light", "shape", "albedo", "landmark"}
+RENDERED = {
+    *("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "perceptual"),
+    *("albedo_constancy", "residual_symmetry", "white_shading"),
+}
+SIZE = (48, 48)
+
+
+@pytest.fixture
+def system(small_model_config, small_template) -> HighFidelity:
+    perceptual = PerceptualConfig(layers=("conv1_1",), weights="random", size=32)
+    return HighFidelity(HighFidelityConfig(small_model_config, LossConfig(perceptual=perceptual)), small_template)
+
+
+@pytest.fixture(scope="module")
+def plain_world(small_world) -> SyntheticWorld:
+    """Pictures that are exactly the rendering of their truth inside the mask."""
+    world = object.__new__(SyntheticWorld)
+    plain = replace(small_world.config, noise=0.0, occlusion=0.0, super_sampling=1)
+    vars(world).update(vars(small_world) | {"config": plain})
+    return world
+
+
+@pytest.fixture(scope="module")
+def batch(plain_world) -> FaceBatch:
+    return plain_world.sample(torch.arange(4))
+
+
+def only(**weights: float) -> LossWeights:
+    return LossWeights(**(dict.fromkeys(TERMS, 0.0) | weights))
+
+
+def truth(batch: FaceBatch) -> tuple[Face, Geometry]:
+    """The batch's own truth as if a network had estimated it; residuals are zero."""
+    size, flat = len(batch.image), torch.zeros_like(batch.albedo)
+    face = Face(Latents(torch.zeros(size, 8), torch.zeros(size, 8)), batch.camera, batch.sh_coefficients)
+    return face, Geometry(UVMaps(flat, flat, batch.albedo, batch.albedo), batch.vertices, batch.vertices)
+
+
+def gradient_norm(module: torch.nn.Module) -> float:
+    return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+
+
+def test_finetuning_has_every_term_and_the_total_is_their_weighted_sum(system, batch):
+    weights = LossWeights()
+    objective = system.objective(batch, weights)
+    assert set(objective.terms) == TERMS
+    expected = sum(asdict(weights)[name] * float(value) for name, value in objective.terms.items())
+    assert float(objective.total.detach()) == pytest.approx(expected, rel=1e-5)
+    assert all(value >= 0 for value in objective.terms.values())
+
+
+def test_pretraining_renders_nothing(system, batch, monkeypatch):
+    def fail(*args):
+        raise AssertionError("rendered")
+
+    monkeypatch.setattr(system.model, "render_four", fail)
+    objective = system.objective(batch, LossConfig().pretrain)
+    assert set(objective.terms) == TERMS - RENDERED
+
+
+def test_terms_without_labels_are_skipped(system, batch):
+    photo = FaceBatch(image=batch.image, index=batch.index)
+    assert set(system.objective(photo, LossWeights()).terms) == TERMS - SUPERVISED
+    marked = replace(photo, landmarks=batch.landmarks)
+    assert set(system.objective(marked, LossWeights()).terms) == TERMS - SUPERVISED | {"landmark"}
+
+
+def test_supervised_terms_are_zero_at_the_truth(system, batch):
+    for name, term in system._supervised(batch, *truth(batch)).items():
+        assert term.shape == (4,), name
+        torch.testing.assert_close(term, torch.zeros(4), atol=1e-4, rtol=0, msg=name)
+
+
+def test_supervised_terms_have_the_documented_units(system, batch):
+    face, geometry = truth(batch)
+    shifted = replace(geometry, vertices_proxy=geometry.vertices_proxy + torch.tensor([10.0, 0, 0]))
+    torch.testing.assert_close(system._supervised(batch, face, shifted)["shape"], torch.ones(4))  # cm^2
+    moved = replace(face, camera=replace(face.camera, translation=face.camera.translation + torch.tensor([24.0, 0])))
+    weak = replace(batch, camera=replace(batch.camera, inverse_distance=torch.zeros(4)))
+    moved = replace(moved, camera=replace(moved.camera, inverse_distance=torch.zeros(4)))
+    terms = system._supervised(replace(weak, landmarks=batch.landmarks), moved, geometry)
+    torch.testing.assert_close(terms["camera_position"], torch.full((4,), 0.5))  # half image sizes, mean of two axes
+    larger = replace(face, camera=replace(face.camera, scale=face.camera.scale * torch.e))
+    torch.testing.assert_close(system._supervised(batch, larger, geometry)["camera_position"], torch.ones(4))
+    brighter = replace(face, sh_coefficients=face.sh_coefficients + 0.5)
+    torch.testing.assert_close(system._supervised(batch, brighter, geometry)["light"], torch.full((4,), 0.25))
+
+
+def test_landmarks_are_measured_in_half_image_sizes(system, batch):
+    off = replace(batch, landmarks=batch.landmarks + torch.tensor([0.0, 24.0]))
+    torch.testing.assert_close(system._supervised(off, *truth(batch))["landmark"], torch.ones(4), rtol=1e-4, atol=0)
+
+
+def test_reconstruction_is_zero_at_the_truth(system, batch):
+    face, geometry = truth(batch)
+    drawn = system.model.render_four(face, geometry, SIZE)
+    terms = system._reconstruction(batch, drawn)
+    assert set(terms) == {"photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "perceptual"}
+    for name, term in terms.items():
+        assert term.shape == (4,), name
+        assert term.max() < 2e-3, name  # pixels above 1 are clipped in the photo only
+    wrong = replace(batch, sh_coefficients=batch.sh_coefficients * 0.5)
+    darker = system._reconstruction(batch, system.model.render_four(*truth(wrong), SIZE))
+    for name, term in darker.items():
+        assert (term > terms[name] + 1e-3).all(), name
+
+
+def test_reconstruction_looks_inside_the_known_mask_only(system, batch):
+    """Half of each face is known; what the photo shows on the other half changes no photo term."""
+    left = torch.arange(48) < 24
+    half = replace(batch, mask=batch.mask & left)
+    face, geometry = truth(replace(batch, sh_coefficients=batch.sh_coefficients * 0.5))
+    drawn = system.model.render_four(face, geometry, SIZE)
+    before = system._reconstruction(half, drawn)
+    spoilt = torch.where(left, batch.image, torch.rand_like(batch.image))
+    for name, term in system._reconstruction(replace(half, image=spoilt), drawn).items():
+        if name.startswith("photo"):
+            torch.testing.assert_close(term, before[name], msg=name)
+            assert (term > 1e-3).all(), name
+    nothing = replace(batch, mask=torch.zeros_like(batch.mask))
+    for name, term in system._reconstruction(nothing, drawn).items():
+        assert term.abs().max() < 1e-9, name
+
+
+def test_albedo_may_change_where_the_image_seen_at_a_texel_does(system, batch, small_template):
+    """Red and blue halves of the map, seen in a picture that has them too, against one that is grey."""
+    face, geometry = truth(batch)
+    zero = torch.zeros(4)
+    camera = replace(face.camera, rotation=torch.eye(3).expand(4, 3, 3), inverse_distance=zero)
+    camera = replace(camera, translation=torch.zeros(4, 2), principal_point=torch.full((4, 2), 24.0))
+    face = Face(face.latents, camera, white_light(4))
+    halves = torch.full((4, 3, 32, 32), 0.1)
+    halves[:, 0, :, :16], halves[:, 2, :, 16:] = 0.8, 0.8
+    mean = small_template.vertices.expand(4, -1, -1)
+    geometry = replace(geometry, maps=replace(geometry.maps, albedo_proxy=halves), vertices_proxy=mean)
+    drawn = system.model.render_four(face, geometry, SIZE)
+    coloured = torch.full((4, 3, *SIZE), 0.1)
+    coloured[:, 0, :, :24], coloured[:, 2, :, 24:] = 0.8, 0.8
+    pictures = {"same": coloured, "grey": torch.full_like(coloured, 0.5), "turned": coloured.transpose(2, 3)}
+    terms = {
+        name: system._visibility_terms(replace(batch, image=image), face, geometry, drawn)["albedo_constancy"]
+        for name, image in pictures.items()
+    }
+    assert (terms["same"] < 0.2 * terms["grey"]).all()
+    assert (terms["turned"] > 0.5 * terms["grey"]).all()
+
+
+def test_each_photo_term_has_its_own_pair(system, batch):
+    """Final albedo moves the second term only, final shape the third."""
+    face, geometry = truth(batch)
+    before = system._reconstruction(batch, system.model.render_four(face, geometry, SIZE))
+    maps = replace(geometry.maps, albedo_final=1 - geometry.maps.albedo_final)
+    after = system._reconstruction(batch, system.model.render_four(face, replace(geometry, maps=maps), SIZE))
+    changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-5)}
+    assert changed == {"photo_proxy_final", "perceptual"}
+    stretched = replace(geometry, vertices_final=geometry.vertices_final * torch.tensor([1.0, 1.2, 1.0]))
+    after = system._reconstruction(batch, system.model.render_four(face, stretched, SIZE))
+    changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-5)}
+    assert changed == {"photo_final_proxy", "perceptual"}
+
+
+def test_landmarks_move_the_camera_only(system, batch):
+    system.objective(batch, only(landmark=1.0)).total.backward()
+    model = system.model
+    for part in (model.shape_decoder, model.albedo_decoder):
+        assert gradient_norm(part) == 0
+    for head in (model.encoder.light_head, model.encoder.shape_head, model.encoder.albedo_head):
+        assert gradient_norm(head) == 0
+    assert gradient_norm(model.encoder.camera_head) > 0
+    assert gradient_norm(model.encoder.trunk) > 0
+
+
+@pytest.mark.parametrize(
+    ("term", "part"),
+    [("shape", "shape_decoder"), ("albedo", "albedo_decoder"), ("shape_smoothness", "shape_decoder")],
+)
+def test_supervision_reaches_the_proxy_of_its_decoder_only(system, batch, term, part):
+    system.objective(batch, only(**{term: 1.0})).total.backward()
+    other = "albedo_decoder" if part == "shape_decoder" else "shape_decoder"
+    assert gradient_norm(getattr(system.model, part).proxy_end) > 0
+    assert gradient_norm(getattr(system.model, part).residual_end) == 0
+    assert gradient_norm(getattr(system.model, other)) == 0
+
+
+def test_residual_terms_are_zero_and_finite_at_the_start(system, batch):
+    objective = system.objective(batch, only(residual_shape=1.0, residual_albedo=1.0))
+    assert float(objective.total.detach()) == 0
+    objective.total.backward()
+    assert gradient_norm(system.model) == 0
+
+
+def test_hidden_residuals_are_those_turned_away(system, batch, small_template):
+    """The face looks to image right: its image-right half has texels that cannot be seen."""
+    angle, zero = torch.full((4,), 0.9), torch.zeros(4)
+    face, geometry = truth(batch)
+    camera = replace(face.camera, rotation=rotation_from_euler(zero, angle, zero), inverse_distance=zero)
+    mean = small_template.vertices.expand(4, -1, -1)
+    residual = torch.randn(4, 3, 32, 32, requires_grad=True)
+    maps = replace(geometry.maps, shape_final=residual)
+    geometry, face = replace(geometry, maps=maps, vertices_proxy=mean), replace(face, camera=camera)
+    drawn = system.model.render_four(face, geometry, SIZE)
+    term = system._visibility_terms(batch, face, geometry, drawn)["residual_symmetry"]
+    assert (term > 0).all()
+    (gradient,) = torch.autograd.grad(term.sum(), residual)
+    assert gradient[:, :2].eq(0).all()
+    hidden = gradient[:, 2].ne(0)
+    assert hidden.any()
+    facing = system.model.surface.to_uv_map(drawn.proxy_normals)[:, 2]
+    assert (facing[hidden] < 0).all()
+    assert (hidden.nonzero()[:, 2] >= 16).float().mean() > 0.9
+    assert not hidden[:, 0].any()  # the map's border is left out
+
+
+def test_every_parameter_gets_a_finite_gradient(system, batch):
+    system.objective(batch, LossWeights()).total.backward()
+    for name, parameter in system.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_picture_of_nothing_gives_finite_gradients(system, batch, value):
+    blank = FaceBatch(torch.full_like(batch.image, value), batch.index, mask=torch.zeros_like(batch.mask))
+    objective = system.objective(blank, LossWeights())
+    objective.total.backward()
+    assert objective.total.isfinite()
+    assert all(p.grad.isfinite().all() for p in system.parameters() if p.grad is not None)
+
+
+def test_a_few_steps_lower_the_objective(system, batch):
+    optimizer, totals = torch.optim.Adam(system.parameters(), lr=3e-3), []
+    for _ in range(15):
+        objective = system.objective(batch, LossWeights())
+        optimizer.zero_grad()
+        objective.total.backward()
+        optimizer.step()
+        totals.append(float(objective.total.detach()))
+    assert totals[-1] < 0.7 * totals[0]
+
+
+def test_features_are_no_part_of_the_checkpoint(system):
+    assert system._features[0].weights_source == "random"
+    assert all(name.startswith("model.") for name in system.state_dict())
+    shared = {p.data_ptr() for p in system._features[0].parameters()}
+    assert not shared & {p.data_ptr() for p in system.parameters()}
+
+
+def test_features_are_not_built_when_no_stage_needs_them(small_model_config, small_template, batch):
+    weights = LossWeights(perceptual=0.0)
+    loss = LossConfig(pretrain=weights, finetune=weights, perceptual=PerceptualConfig(weights="no such file"))
+    system = HighFidelity(HighFidelityConfig(small_model_config, loss), small_template)
+    assert "perceptual" not in system.objective(batch, weights).terms
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, float("inf")])
+def test_weights_are_finite_and_not_negative(value):
+    with pytest.raises(ConfigError, match=r"weights.albedo: got (nan|-1.0|inf); expected 0 to"):
+        LossWeights(albedo=value)

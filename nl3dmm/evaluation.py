@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
+from nl3dmm.config import check_range
 from nl3dmm.fitting import FitConfig, optimise_faces
 from nl3dmm.geometry.camera import project
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
@@ -31,6 +32,11 @@ class Protocol:
     batch_size: int = 16
     seed: int = TEST_SEED
     camera: str = "mixed"
+
+    def __post_init__(self) -> None:
+        check_range("faces", self.faces, 1, 1_000_000)
+        check_range("latent steps", self.latent_steps, 0, 100_000)
+        check_range("batch_size", self.batch_size, 1, 1e6)
 
 
 def similarity_aligned(

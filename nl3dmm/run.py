@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -38,58 +39,76 @@ def run_training(config: RunConfig) -> Path:
     output = prepare_output_folder(config.output)
     threads = config.training.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
-    resume_from = _resume_point(config, output)
+    resume_from, first_step = _resume_point(config, output)
     template = load_template(config.template, config.template_path, config.uv_size)
     save_template(template, output / TEMPLATE_FILE)
     with atomic_path(output / _CONFIG_FILE) as temporary:
         temporary.write_text(config_to_yaml(config))
-    console.print(f"nl3dmm: {config.system} on template {template.name}, {threads} threads, output {output}")
+    console.print(
+        f"nl3dmm: {config.system} on template {template.name}, {threads} threads, output {output}", soft_wrap=True
+    )
     world = SyntheticWorld(template, config.world, config.model.image_size, config.seed)
     bank = _open_bank(world, config, console)
     seed_everything(config.seed, workers=True, verbose=False)
     module = TrainingModule(config, template)
     data = BankDataModule(bank, config.seed, config.training.batch_size, config.training.steps, config.data.workers)
-    trainer = build_trainer(config, [_Panels(world, output, config.training.panel_every)])
+    panels = _Panels(world, output, config.training.panel_every)
+    trainer = build_trainer(config, [panels], first_step)
     started = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+    _fit(trainer, module, data, resume_from)
     checkpoint = find_checkpoint(output)
     _summarise(console, load_system(checkpoint), output, time.perf_counter() - started)
     return checkpoint
 
 
-def _resume_point(config: RunConfig, output: Path) -> Path | None:
-    """The last checkpoint if the run goes on; an error if the folder holds a different run."""
+def _fit(trainer: Trainer, module: TrainingModule, data: BankDataModule, resume_from: Path | None) -> None:
+    """Train; Ctrl-C stays a KeyboardInterrupt, which Lightning turns into exit code 1 and a process deaf to it."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
+
+
+def _resume_point(config: RunConfig, output: Path) -> tuple[Path | None, int]:
+    """The last checkpoint and its step if the run goes on; an error if the folder holds a different run."""
     try:
         last = find_checkpoint(output)
     except CheckpointError:
-        return None
+        return None, 0
     if not config.resume:
         raise ConfigError(
             f"output: got {output}, which holds a run; expected an empty folder with resume=false. "
             "Choose another output or delete that folder."
         )
-    stored = load_system(last).config
+    trained = load_system(last)
+    stored = trained.config
     differing = [key for key in vars(config) if key not in _FREE_KEYS and getattr(config, key) != getattr(stored, key)]
     if differing:
         raise ConfigError(
             f"output: got {output}, which holds a run with other values of {', '.join(differing)}; expected the same "
             "config to go on with it. Choose another output=FOLDER or delete that folder."
         )
-    return last
+    return last, trained.step
 
 
 def _open_bank(world: SyntheticWorld, config: RunConfig, console: Console) -> FaceBank:
     cache = Path(config.data.cache) if config.data.cache else default_cache()
     with Progress(console=console) as bar:
         task = bar.add_task("drawing synthetic faces", total=config.data.samples)
-        return FaceBank(world, config.data.samples, cache, lambda done, total: bar.update(task, completed=done))
+        bank = FaceBank(world, config.data.samples, cache, lambda done, total: bar.update(task, completed=done))
+        bar.update(task, completed=len(bank))  # a bank that was there already draws nothing
+        return bank
 
 
 def _summarise(console: Console, trained: TrainedSystem, output: Path, seconds: float) -> None:
     """Feed-forward figures on unseen faces, and what to type next."""
     results = evaluate(trained, Protocol(latent_steps=0))
     console.print(f"\n128 unseen faces, encoder alone (in brackets: ratio to the mean face), {seconds / 60:.1f} min:")
-    console.print(table(results), highlight=False)
+    console.print(table(results), highlight=False, soft_wrap=True)
     last = os.path.relpath(output)
     console.print(
         f"\nDone. Checkpoint, config, metrics.csv and pictures are in {output}\n"
@@ -135,4 +154,6 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message="Experiment logs directory.*")
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

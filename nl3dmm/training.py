@@ -1,5 +1,6 @@
 """Lightning glue: one optimiser, two stages, finite guards. No maths."""
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,9 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
 
-def build_loggers(config: LoggingConfig, output: Path) -> list[Logger]:
+def build_loggers(config: LoggingConfig, output: Path, first_step: int = 0) -> list[Logger]:
     """CSV always; W&B online only with an account on this machine."""
-    loggers: list[Logger] = [CSVLogger(output, name="", version="")]
+    loggers: list[Logger] = [_csv_logger(output, first_step)]
     if config.wandb == "disabled":
         return loggers
     import wandb
@@ -108,7 +109,20 @@ def build_loggers(config: LoggingConfig, output: Path) -> list[Logger]:
     return loggers
 
 
-def build_trainer(config: RunConfig, callbacks: list[Callback]) -> Trainer:
+def _csv_logger(output: Path, first_step: int) -> CSVLogger:
+    """Lightning deletes the metrics.csv it finds, so the rows of a continued run's earlier steps are written again."""
+    file, rows = output / "metrics.csv", []
+    if first_step and file.is_file():
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row.get("step") and int(row["step"]) < first_step]
+    logger = CSVLogger(output, name="", version="")
+    for row in rows:
+        logger.log_metrics({name: value for name, value in row.items() if name != "step" and value}, int(row["step"]))
+    logger.save()
+    return logger
+
+
+def build_trainer(config: RunConfig, callbacks: list[Callback], first_step: int = 0) -> Trainer:
     """A trainer for the whole run; checkpoints are verified and written atomically."""
     output = Path(config.output)
     checkpoints = ModelCheckpoint(
@@ -124,7 +138,7 @@ def build_trainer(config: RunConfig, callbacks: list[Callback]) -> Trainer:
     return Trainer(
         max_steps=config.training.steps,
         max_epochs=1,
-        logger=build_loggers(config.logging, output),
+        logger=build_loggers(config.logging, output, first_step),
         callbacks=[checkpoints, RichProgressBar(leave=True), *callbacks],
         plugins=[VerifiedCheckpointIO()],
         log_every_n_steps=config.logging.every,

@@ -64,6 +64,7 @@ class SyntheticWorld:
         self.seed = seed
         self.surface = template.surface()
         self.skin = SkinSampler(template)
+        self._identity_basis = without_similarity(template.identity_basis, template.vertices)
         self._pairs = _expression_pairs(template.expression_names)
 
     def sample(self, indices: Int[Tensor, " batch"]) -> FaceBatch:
@@ -80,8 +81,9 @@ class SyntheticWorld:
         return self._vertices_from(Draws(self.seed, indices, _SALTS["shape"]))
 
     def _vertices_from(self, draws: Draws) -> Float[Tensor, "batch vertices 3"]:
-        coefficients = draws.normal(self.config.identity, 2.5, len(self.template.identity_basis))
-        return self.template.morph(coefficients, self._expression(draws))
+        coefficients = draws.normal(self.config.identity, 2.5, len(self._identity_basis))
+        identity = torch.einsum("bk,kvc->bvc", coefficients, self._identity_basis)
+        return self.template.morph(expression=self._expression(draws)) + identity
 
     def _expression(self, draws: Draws) -> Float[Tensor, "batch expressions"]:
         """A quarter is neutral; the others combine a few movements, left and right mostly together."""
@@ -176,6 +178,23 @@ def _expression_pairs(names: tuple[str, ...]) -> Int[Tensor, " expressions"]:
         return position[name]
 
     return torch.tensor([leader(name) for name in names], dtype=torch.long)
+
+
+def without_similarity(
+    basis: Float[Tensor, "identity vertices 3"], vertices: Float[Tensor, "vertices 3"]
+) -> Float[Tensor, "identity vertices 3"]:
+    """The basis less what moves, turns or scales the whole face, as Procrustes alignment does to first order.
+
+    No picture shows that part: a larger face further away looks the same. Left in the labels it is noise, and it
+    hides the camera's scale behind the face's size.
+    """
+    centred = (vertices - vertices.mean(0)).double()
+    turns = [torch.linalg.cross(axis.expand_as(centred), centred) for axis in torch.eye(3, dtype=torch.double)]
+    moves = [axis.expand_as(centred) for axis in torch.eye(3, dtype=torch.double)]
+    generators = torch.stack([centred, *turns, *moves]).flatten(1)
+    orthonormal = torch.linalg.qr(generators.T).Q
+    flat = basis.double().flatten(1)
+    return (flat - (flat @ orthonormal) @ orthonormal.T).to(basis.dtype).view_as(basis)
 
 
 def mean_albedo(world: SyntheticWorld, samples: int = 256) -> Float[Tensor, "3 uv_height uv_width"]:

@@ -1,0 +1,371 @@
+"""Bad input: one line on stderr that says what to do, exit code 1, and nothing half-written."""
+
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nl3dmm import doctor, evaluate, fit
+from nl3dmm import train as train_command
+from nl3dmm.assets.storage import save_template
+from nl3dmm.checkpoint import load_system
+from nl3dmm.data.images import write_png
+from nl3dmm.errors import CheckpointError
+
+DATA = Path(__file__).parents[1] / "data"
+PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"
+COMMANDS = ("train", "fit", "evaluate", "doctor", "assets")
+
+
+@pytest.fixture
+def error(capsys) -> Callable[[int], str]:
+    """``error(exit_code)``: the one line on stderr of a command that has just failed."""
+
+    def read(code: int) -> str:
+        text = capsys.readouterr().err
+        assert code == 1
+        assert text.startswith("error: ")
+        assert text.count("\n") == 1, text
+        assert "Traceback" not in text
+        return text.removeprefix("error: ").strip()
+
+    return read
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+
+
+@pytest.fixture
+def fit_error(run, tmp_path, error) -> Callable[..., str]:
+    """The message of a fit that fails; proves that it wrote nothing."""
+
+    def call(photo: Path, *arguments: str, model: Path | None = None) -> str:
+        out = tmp_path / "out"
+        code = fit.main([str(photo), "-o", str(out), "--model", str(model or run.folder), "--steps", "30", *arguments])
+        assert files_in(out) == []
+        return error(code)
+
+    return call
+
+
+@pytest.fixture
+def damaged_run(run, tmp_path) -> Path:
+    """A copy of the tiny run, to be damaged."""
+    return shutil.copytree(run.folder, tmp_path / "damaged")
+
+
+# Photos
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that announces any size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
+def _corrupt() -> bytes:
+    data = bytearray(PHOTO.read_bytes())
+    data[2:600] = bytes(598)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got data that is no JPEG, PNG or WebP image"),
+        (b"not an image, but long enough to be one" * 99, "got data that is no JPEG, PNG or WebP image"),
+        (PHOTO.read_bytes()[:20_000], "got damaged image data .*Copy or export the photo again"),
+        (_corrupt(), "got damaged image data"),
+        (_png(60_000, 60_000), "got .*60000|got .*pixels"),
+        (_png(8, 8), "expected at least 32 px per side"),
+        (_png(300, 300), "got damaged image data"),
+    ],
+    ids=["empty", "text", "truncated", "corrupt", "bomb", "tiny", "incomplete"],
+)
+def test_unreadable_photo(fit_error, tmp_path, content, message):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(content)
+    text = fit_error(photo)
+    assert text.startswith(str(photo))
+    assert pytest.importorskip("re").search(message, text), text
+
+
+def test_photo_that_is_no_file(fit_error, tmp_path):
+    assert "got no such file" in fit_error(tmp_path / "missing.jpg")
+    assert "got a folder" in fit_error(tmp_path)
+
+
+def _noise() -> torch.Tensor:
+    return torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
+
+
+def _flat() -> torch.Tensor:
+    return torch.full((3, 96, 128), 0.5)
+
+
+def _landscape() -> torch.Tensor:
+    """Blue sky that fades to the horizon, and green land with some texture."""
+    row = torch.linspace(0, 1, 96)[:, None].expand(96, 128)
+    sky = torch.stack([0.3 + 0.6 * row, 0.5 + 0.4 * row, 0.9 + 0 * row])
+    land = torch.stack([0.2 + 0.1 * row, 0.45 - 0.1 * row, 0.15 + 0 * row]) + 0.05 * (_noise() - 0.5)
+    return torch.where(row < 0.55, sky, land)
+
+
+@pytest.mark.parametrize("picture", [_noise, _flat, _landscape])
+def test_photo_without_a_face(fit_error, tmp_path, picture):
+    write_png(picture(), tmp_path / "photo.png")
+    text = fit_error(tmp_path / "photo.png")
+    assert text.startswith("image: no face found")
+    assert "Give landmarks or a box of the face, or another photo." in text
+
+
+# Landmarks, boxes, numbers
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((67, 2)), r"got shape (67, 2); expected (68, 2)"),
+        (np.zeros((68, 3)), r"got shape (68, 3); expected (68, 2)"),
+        (np.full((68, 2), np.nan), "got NaN or infinite landmarks"),
+        (np.full((68, 2), 5000.0), "got 0 of 68 inside the 512 x 512 px image"),
+        (np.full((68, 2), 100.0), "face box: got left=100.5"),
+        (np.zeros((2, 68, 2)), "got 2 faces; expected one"),
+    ],
+    ids=["67", "3D", "nan", "outside", "one point", "two faces"],
+)
+def test_wrong_landmarks(fit_error, tmp_path, values, message):
+    np.save(tmp_path / "points.npy", values)
+    assert message in fit_error(PHOTO, "--landmarks", str(tmp_path / "points.npy"))
+
+
+def test_landmark_file_of_another_kind(fit_error, tmp_path):
+    assert "expected .pts, .npy or .json" in fit_error(PHOTO, "--landmarks", str(PHOTO))
+    assert "got no such file" in fit_error(PHOTO, "--landmarks", str(tmp_path / "missing.json"))
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (("200", "100", "100", "200"), "face box: got left=200.0"),
+        (("nan", "0", "10", "10"), "face box: got left=nan"),
+        (("0", "0", "0.5", "0.5"), "face box: got left=0.0"),
+        (("5000", "5000", "5100", "5100"), "expected one that overlaps the 512 x 512 px photo"),
+        (("1", "2", "3"), "arguments: argument --box: expected 4 arguments"),
+        (("1", "2", "3", "four"), "arguments: argument --box: invalid float value: 'four'"),
+    ],
+    ids=["reversed", "nan", "small", "outside", "three", "word"],
+)
+def test_wrong_box(fit_error, box, message):
+    assert message in fit_error(PHOTO, "--box", *box)
+
+
+@pytest.mark.parametrize("steps", ["-1", "1000000"])
+def test_wrong_steps(fit_error, steps):
+    assert f"steps: got {steps}" in fit_error(PHOTO, "--landmarks", str(LANDMARKS), "--steps", steps)
+
+
+def test_unknown_device(fit_error):
+    assert "device: got 'tpu9'" in fit_error(PHOTO, "--device", "tpu9")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_on_a_machine_without_it(fit_error):
+    assert "device: got 'cuda' without CUDA on this machine" in fit_error(PHOTO, "--device", "cuda")
+
+
+# Config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.imagse=5", "training.images"),
+        ("trainings.images=5", "training"),
+        ("training.images=many", "training.images"),
+        ("model.image_size=[1,2]", "model.image_size"),
+        ("training.images", "override: got 'training.images'; expected key=value"),
+        ("data.samples=-5", "data.samples: got -5"),
+        ("template=nobody", "template: got 'nobody'"),
+        ("template=missing.safetensors", "template missing.safetensors: got"),
+        ("uv_size=[40,40]", "uv_size"),
+        ("loss.perceptual.weights=missing.pth", "perceptual.weights: got missing.pth"),
+        ("loss.perceptual.layers=[conv9_9]", "perceptual.layers: got ['conv9_9']"),
+    ],
+)
+def test_wrong_config(train, tmp_path, error, override, message):
+    assert message in error(train(tmp_path / "run", override))
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("override", ["training.imagse=5", "training.images=many", "training.images", "seed=-1"])
+def test_wrong_config_creates_no_folder(train, tmp_path, error, override):
+    error(train(tmp_path / "run", override))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_config_file(tmp_path, error):
+    assert "which does not exist" in error(train_command.main(["-c", str(tmp_path / "missing.yaml")]))
+
+
+# Output folders. A file in the way stops root, too; permissions would not.
+
+
+@pytest.mark.parametrize("tail", ["", "below"])
+def test_output_that_cannot_be_a_folder(train, run, tmp_path, error, tail):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for code in (
+        train(file / tail),
+        fit.main([str(PHOTO), "-o", str(file / tail), "--model", str(run.folder)]),
+    ):
+        text = error(code)
+        assert text.startswith(f"output folder: got {file / tail}, which cannot be used")
+        assert "Choose another folder" in text
+    assert file.read_text() == "mine"
+
+
+def test_cache_that_cannot_be_a_folder(train, tmp_path, error):
+    (tmp_path / "file").write_text("mine")
+    text = error(train(tmp_path / "run", f"data.cache={tmp_path / 'file'}"))
+    assert text.startswith("data.cache: cannot write")
+    assert "Set data.cache to another folder" in text
+
+
+def test_evaluation_whose_result_cannot_be_written(damaged_run, error):
+    target = damaged_run / "checkpoints" / "last.evaluation.json"
+    target.mkdir()
+    text = error(evaluate.main([str(damaged_run), "--faces", "1", "--steps", "0", "--camera", "perspective"]))
+    assert f"got {target}, which cannot be written" in text
+    assert list(target.iterdir()) == []
+
+
+# Checkpoints
+
+
+def test_missing_checkpoint_says_how_to_train(fit_error, tmp_path, error):
+    missing = tmp_path / "nothing"
+    expected = f"model: got {missing}, where no checkpoint is"
+    for text in (fit_error(PHOTO, model=missing), error(evaluate.main([str(missing)]))):
+        assert text.startswith(expected)
+        assert text.endswith("Train one with: python -m nl3dmm.train")
+
+
+def _flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("damage", [_flip_bit, _truncate])
+def test_damaged_checkpoint(damaged_run, fit_error, train, error, damage):
+    last = damaged_run / "checkpoints" / "last.ckpt"
+    damage(last)
+    before = {path: path.read_bytes() for path in files_in(damaged_run)}
+    for text in (
+        fit_error(PHOTO, model=damaged_run),
+        error(evaluate.main([str(damaged_run)])),
+        error(train(damaged_run)),
+    ):
+        assert text.startswith(f"checkpoint: got {last} with sha256")
+        assert "The file is damaged: copy it again or use the previous checkpoint." in text
+    assert {path: path.read_bytes() for path in files_in(damaged_run)} == before
+
+
+def test_checkpoint_without_its_sha256(damaged_run, fit_error):
+    (damaged_run / "checkpoints" / "last.ckpt.sha256").unlink()
+    assert "without a valid last.ckpt.sha256" in fit_error(PHOTO, model=damaged_run)
+
+
+def test_checkpoint_that_is_none(fit_error, tmp_path):
+    file = tmp_path / "face.ckpt"
+    shutil.copy(PHOTO, file)
+    assert "without a valid face.ckpt.sha256" in fit_error(PHOTO, model=file)
+
+
+def test_checkpoint_of_another_template(damaged_run, trained, fit_error, error):
+    other = replace(trained.template, vertices=trained.template.vertices * 1.01)
+    save_template(other, damaged_run / "template.safetensors")
+    for text in (fit_error(PHOTO, model=damaged_run), error(evaluate.main([str(damaged_run)]))):
+        assert f"got a checkpoint of template 'embedded' ({trained.template.hash[:12]})" in text
+        assert f"({other.hash[:12]})" in text
+        assert "Use the template it was trained with" in text
+    with pytest.raises(CheckpointError, match="got a checkpoint of template"):
+        load_system(damaged_run, template=other)
+
+
+def test_damaged_template_of_a_run(damaged_run, fit_error):
+    _flip_bit(damaged_run / "template.safetensors")
+    assert fit_error(PHOTO, model=damaged_run).startswith(f"template {damaged_run / 'template.safetensors'}: got")
+
+
+def test_run_without_its_template_copy_builds_it_again(damaged_run, trained):
+    (damaged_run / "template.safetensors").unlink()
+    assert load_system(damaged_run).template.hash == trained.template.hash
+
+
+# Command lines
+
+
+@pytest.mark.parametrize("command", [train_command, fit, evaluate, doctor])
+def test_unknown_option(command, error):
+    text = error(command.main(["--colour"]))
+    assert "--colour" in text or "required" in text
+    assert text.endswith("--help.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--faces", "0"], "faces: got 0"),
+        (["--steps", "-1"], "latent steps: got -1"),
+        (["--faces", "some"], "invalid int value: 'some'"),
+        (["--camera", "fisheye"], "invalid choice: 'fisheye'"),
+    ],
+)
+def test_wrong_evaluation(run, error, arguments, message):
+    assert message in error(evaluate.main([str(run.folder), *arguments]))
+
+
+HELP = """
+import runpy, sys
+module = sys.argv[1]
+sys.argv = [module, "--help"]
+try:
+    runpy.run_module(module, run_name="__main__")
+except SystemExit as stop:
+    heavy = sorted({"torch", "lightning", "numba", "omegaconf", "wandb", "cv2"} & sys.modules.keys())
+    print("exit", stop.code, heavy)
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_instant(command, tmp_path):
+    """Exit code 0 and none of the imports that take seconds."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, f"nl3dmm.{command}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.stdout.startswith(f"usage: python -m nl3dmm.{command}"), done.stderr
+    assert done.stdout.splitlines()[-1] == "exit 0 []"

@@ -1,4 +1,4 @@
-"""Everything is in pyproject.toml except this: configs/ and uv_assets/ live at the top level and travel in the wheel."""
+"""Everything else is in pyproject.toml: configs/ and uv_assets/ live at the top level and travel in the wheel."""
 
 from setuptools import find_packages, setup
 

@@ -27,7 +27,12 @@ def measure(task: Callable[[], int], repetitions: int) -> dict[str, float]:
         started = time.perf_counter()
         items = task()
         samples.append((time.perf_counter() - started) * 1e3 / items)
-    return {"median_ms": statistics.median(samples), "min_ms": min(samples), "max_ms": max(samples), "runs": repetitions}
+    return {
+        "median_ms": statistics.median(samples),
+        "min_ms": min(samples),
+        "max_ms": max(samples),
+        "runs": repetitions,
+    }
 
 
 def machine() -> dict[str, str]:

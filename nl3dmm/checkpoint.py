@@ -96,7 +96,9 @@ def load_system(path: str | Path, template: FaceTemplate | None = None, device: 
         raise CheckpointError(f"{file}: weights do not fit the model of its config ({error}). Train again.") from error
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
-        raise CheckpointError(f"{file}: got non-finite weights in {broken[:3]}; expected finite ones. Use an older one.")
+        raise CheckpointError(
+            f"{file}: got non-finite weights in {broken[:3]}; expected finite ones. Use an older one."
+        )
     return TrainedSystem(system.eval().to(device), config, template.to(device), int(state["global_step"]), file)
 
 

@@ -27,7 +27,9 @@ def _state(check: Callable[[], str]) -> str:
         return check()
     except Exception as error:  # a doctor reports what is broken, whatever it is
         first_line = (str(error).splitlines() or [""])[0]
-        return f"NOT usable: {first_line if isinstance(error, Nl3dmmError) else f'{type(error).__name__}: {first_line}'}"
+        return (
+            f"NOT usable: {first_line if isinstance(error, Nl3dmmError) else f'{type(error).__name__}: {first_line}'}"
+        )
 
 
 def _packages() -> dict[str, str]:
@@ -48,7 +50,11 @@ def _hardware() -> dict[str, str]:
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none found; training and fitting run on CPU"
     dtype = str(network_dtype(TrainingConfig())).removeprefix("torch.")
-    return {"CPU threads": str(torch.get_num_threads()), "GPU": gpu, "network precision": f"{dtype} (training.precision=auto)"}
+    return {
+        "CPU threads": str(torch.get_num_threads()),
+        "GPU": gpu,
+        "network precision": f"{dtype} (training.precision=auto)",
+    }
 
 
 def _assets() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``python -m nl3dmm.evaluate CHECKPOINT``: errors on unseen synthetic faces, printed and stored beside the checkpoint."""
+"""``python -m nl3dmm.evaluate CHECKPOINT``: errors on unseen synthetic faces, stored as JSON beside the checkpoint."""
 
 import sys
 from collections.abc import Sequence

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.config import check_range
+from nl3dmm.errors import ShapeError
 from nl3dmm.fitting import FitConfig, optimise_faces
 from nl3dmm.geometry.camera import project
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
 from nl3dmm.model import Face, FaceModel
 from nl3dmm.render.scene import render_textures
-from nl3dmm.synthetic.world import SyntheticWorld, WorldConfig, mean_albedo
-from nl3dmm.types import FaceBatch, concatenate
+from nl3dmm.synthetic.world import SyntheticWorld, WorldConfig, mean_face
+from nl3dmm.types import Camera, FaceBatch, concatenate
 
 TEST_SEED = 1_000_003  # no training run may use it
 _OUTER_EYES = (36, 45)
@@ -63,29 +64,41 @@ def landmark_nme(
 
 @torch.no_grad()
 def face_errors(model: FaceModel, face: Face, batch: FaceBatch) -> dict[str, Float[Tensor, " batch"]]:
-    """Errors of the final shape and albedo per face. Photometric: over the true mask, uncovered pixels count as black."""
+    """Errors of the final shape and albedo per face.
+
+    Photometric: over the true mask, where uncovered pixels count as black.
+    """
     geometry = model.decode(face.latents)
     size = (batch.image.shape[-2], batch.image.shape[-1])
     drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
     mesh = geometry.vertices_final
     landmarks, _ = project(face.camera, model.template.landmarks(mesh))
+    camera, _ = _true_scene(batch)
     return _errors(model, batch, drawn.images[:, 0], drawn.mask, mesh, landmarks, geometry.maps.albedo_final) | {
-        "rotation_deg": _angle(face.camera.rotation, batch.camera.rotation)
+        "rotation_deg": _angle(face.camera.rotation, camera.rotation)
     }
 
 
 @torch.no_grad()
 def mean_face_errors(
-    model: FaceModel, albedo: Float[Tensor, "3 uv_height uv_width"], batch: FaceBatch
+    model: FaceModel,
+    vertices: Float[Tensor, "vertices 3"],
+    albedo: Float[Tensor, "3 uv_height uv_width"],
+    batch: FaceBatch,
 ) -> dict[str, Float[Tensor, " batch"]]:
     """The baseline: mean shape and mean albedo under the true camera and light."""
     count, size = len(batch.image), (batch.image.shape[-2], batch.image.shape[-1])
-    mesh, maps = model.template.vertices.expand(count, -1, -1), albedo.expand(count, -1, -1, -1)
-    drawn = render_textures(
-        mesh, maps[:, None], batch.camera, batch.sh_coefficients, model.surface, size, "srgb"
-    )
-    landmarks, _ = project(batch.camera, model.template.landmarks(mesh))
+    camera, light = _true_scene(batch)
+    mesh, maps = vertices.expand(count, -1, -1), albedo.expand(count, -1, -1, -1)
+    drawn = render_textures(mesh, maps[:, None], camera, light, model.surface, size, "srgb")
+    landmarks, _ = project(camera, model.template.landmarks(mesh))
     return _errors(model, batch, drawn.images[:, 0], drawn.mask, mesh, landmarks, maps)
+
+
+def _true_scene(batch: FaceBatch) -> tuple[Camera, Tensor]:
+    if batch.camera is None or batch.sh_coefficients is None:
+        raise ShapeError("batch: got no true camera or light; expected a synthetic world's sample. Use SyntheticWorld.")
+    return batch.camera, batch.sh_coefficients
 
 
 def _errors(model, batch, picture, mask, mesh, landmarks, albedo) -> dict[str, Tensor]:
@@ -120,14 +133,15 @@ def evaluate(
     """
     model = trained.system.model
     world = test_world(trained, protocol)
-    albedo = mean_albedo(training_world(trained)).to(model.device)
+    vertices, albedo = mean_face(training_world(trained))
+    vertices, albedo = vertices.to(model.device), albedo.to(model.device)
     stages: dict[str, list] = {"mean_face": [], "encoder": []}
     started = time.perf_counter()
     for indices in torch.arange(protocol.faces).split(protocol.batch_size):
         batch = world.sample(indices).to(model.device)
         with torch.no_grad():
             face = model.encode(batch.image)
-        stages["mean_face"].append(mean_face_errors(model, albedo, batch))
+        stages["mean_face"].append(mean_face_errors(model, vertices, albedo, batch))
         stages["encoder"].append(face_errors(model, face, batch))
         if protocol.latent_steps:
             fitted = optimise_faces(model, batch.image, face, FitConfig(steps=protocol.latent_steps)).face
@@ -141,7 +155,9 @@ def evaluate(
         "seconds": round(time.perf_counter() - started, 1),
         "errors": results,
         "ratios_to_mean_face": {
-            name: {metric: values[metric] / results["mean_face"][metric] for metric in ("photo", "shape_mm", "albedo_l1")}
+            name: {
+                metric: values[metric] / results["mean_face"][metric] for metric in ("photo", "shape_mm", "albedo_l1")
+            }
             for name, values in results.items()
             if name != "mean_face"
         },

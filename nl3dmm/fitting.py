@@ -110,7 +110,9 @@ def optimise_faces(
             optimizer.zero_grad(set_to_none=True)
             face = free.face()
             only_landmarks = step < config.landmark_steps
-            terms = _terms(model, image, face, config, landmarks, None if only_landmarks else mask, features, only_landmarks)
+            terms = _terms(
+                model, image, face, config, landmarks, None if only_landmarks else mask, features, only_landmarks
+            )
             loss = sum(terms.values(), torch.zeros((), device=image.device))
             # Sum over faces: each face's gradient is as if it were alone.
             (loss * len(image)).backward()

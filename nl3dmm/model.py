@@ -13,7 +13,7 @@ from nl3dmm.geometry.camera import camera_from_logits
 from nl3dmm.geometry.lighting import white_light
 from nl3dmm.nn.encoder import Encoder, EncoderConfig
 from nl3dmm.nn.uv_decoder import DecoderConfig, UVDecoder
-from nl3dmm.render.scene import Rendering, Surface, render_textures
+from nl3dmm.render.scene import Rendering, render_textures
 from nl3dmm.types import Camera, Latents, TensorFields, UVMaps, concatenate
 
 _SHAPE_UNIT_MM = 10.0  # one unit of the raw shape map (paper: 1e4 um)
@@ -80,7 +80,7 @@ class FaceModel(nn.Module):
         self.template = template
         self.surface = template.surface()
         self.encoder = Encoder(config.encoder, config.image_size, config.shape_latent, config.albedo_latent)
-        boxes = {name: tuple(box) for name, box in template.boxes.items()}
+        boxes = {name: (box.row, box.column, box.height, box.width) for name, box in template.boxes.items()}
         self.shape_decoder = UVDecoder(config.decoder, config.shape_latent, template.uv_size, boxes)
         self.albedo_decoder = UVDecoder(config.decoder, config.albedo_latent, template.uv_size, boxes)
         self.mean_scale = _mean_scale(template, config.image_size)
@@ -114,9 +114,13 @@ class FaceModel(nn.Module):
 
     def decode(self, latents: Latents) -> Geometry:
         """UV maps and meshes of proxies and finals."""
+        return self.decode_with(self.shape_decoder, self.albedo_decoder, latents)
+
+    def decode_with(self, shape_decoder: nn.Module, albedo_decoder: nn.Module, latents: Latents) -> Geometry:
+        """``decode`` with other decoders: modules from a latent to raw proxy and raw final maps."""
         with self._networks():
-            raw_shapes = self.shape_decoder(latents.shape_latent)
-            raw_albedos = self.albedo_decoder(latents.albedo_latent)
+            raw_shapes = shape_decoder(latents.shape_latent)
+            raw_albedos = albedo_decoder(latents.albedo_latent)
         shape_proxy, shape_final = (_bounded_mm(raw) for raw in raw_shapes)
         albedo_proxy, albedo_final = (raw.sigmoid() for raw in raw_albedos)
         maps = UVMaps(shape_proxy, shape_final, albedo_proxy, albedo_final)
@@ -153,9 +157,7 @@ class FaceModel(nn.Module):
     ) -> Rendering:
         """Draw meshes with several albedo maps under the face's camera and light."""
         encoding = "srgb" if self.config.encoding == "srgb" else "none"
-        return render_textures(
-            vertices, albedos, face.camera, face.sh_coefficients, self.surface, image_size, encoding
-        )
+        return render_textures(vertices, albedos, face.camera, face.sh_coefficients, self.surface, image_size, encoding)
 
 
 def _bounded_mm(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

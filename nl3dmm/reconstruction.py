@@ -1,6 +1,7 @@
 """``fit_latent``: a photo in, a face out."""
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -115,7 +116,10 @@ class Reconstruction:
             drawn = self.model.render(face, mesh, maps.albedo_final[:, None], size)
             over = composite(drawn.images[:, 0].clamp(0, 1), photo, drawn.mask)
             clay = render_geometry(mesh, in_view, self.model.surface, size)
-        masked = [torch.where(self.model.template.uv_mask, a, torch.ones_like(a)) for a in (maps.albedo_proxy, maps.albedo_final)]
+        masked = [
+            torch.where(self.model.template.uv_mask, a, torch.ones_like(a))
+            for a in (maps.albedo_proxy, maps.albedo_final)
+        ]
         albedos = [torch.nn.functional.interpolate(albedo, size, mode="bilinear") for albedo in masked]
         return stack_rows([torch.cat([photo, over, clay]), torch.cat([error_picture(over, photo), *albedos])])
 
@@ -241,6 +245,11 @@ def _check_box(box: Sequence[float]) -> tuple[float, float, float, float]:
 def _pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BackendError(f"device: got {device!r} without CUDA on this machine; expected 'cpu'. Use device='auto'.")
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise BackendError(f"device: got {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:0'. Choose one.")
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"device: got {device!r} with {torch.cuda.device_count()} CUDA devices on this machine; expected one of "
+            "them or 'cpu'. Use device='auto'."
+        )
     return device

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.progress import Progress
 
@@ -126,16 +127,19 @@ class _Panels(Callback):
         self._batch: FaceBatch | None = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx) -> None:
+        if not isinstance(pl_module, TrainingModule):
+            return
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._draw(trainer, pl_module)
 
     @torch.no_grad()
-    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+    def _draw(self, trainer: Trainer, module: TrainingModule) -> None:
         if not trainer.is_global_zero:
             return
         model = module.system.model
         if self._batch is None:
-            other = SyntheticWorld(self.world.template, self.world.config, self.world.image_size, seed=self.world.seed + 1)
+            world = self.world
+            other = SyntheticWorld(world.template, world.config, world.image_size, seed=world.seed + 1)
             self._batch = sample_faces(other, self.faces)
         batch = self._batch.to(module.device)
         model.eval()
@@ -144,7 +148,7 @@ class _Panels(Callback):
         folder = prepare_output_folder(self.output / "panels")
         write_png(picture, folder / f"step-{trainer.global_step:06d}.png")
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
+            if isinstance(logger, WandbLogger):
                 logger.log_image("panel", [picture], step=trainer.global_step)
 
 

@@ -31,11 +31,13 @@ class TrainingConfig:
 
     images: int = 37_000
     batch_size: int = 16
-    pretrain_fraction: float = 0.4  # of the images, on labels alone
+    linear_fraction: float = 0.2  # of the images: the encoder with linear decoders, on labels alone
+    pretrain_fraction: float = 0.2  # of the images: the nonlinear decoders, on labels alone; the rest is fine-tuning
     learning_rate: float = 1e-3
     beta1: float = 0.5
     beta2: float = 0.999
     warmup_steps: int = 50
+    decay_start: float = 0.5  # fraction of the steps after which the rate falls
     final_learning_rate: float = 0.03  # fraction that the cosine ends at
     gradient_clip: float = 50.0
     precision: str = "auto"  # of the networks, the rest is float32; auto: bfloat16 where the hardware has it
@@ -46,7 +48,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_range("training.batch_size", self.batch_size, 2, 1e6)
         check_range("training.images", self.images, self.batch_size, 1e12)
-        check_range("training.pretrain_fraction", self.pretrain_fraction, 0, 1)
+        check_range("training.decay_start", self.decay_start, 0, 1)
+        check_range("training.linear_fraction", self.linear_fraction, 0, 1)
+        check_range("training.pretrain_fraction", self.pretrain_fraction, 0, 1 - self.linear_fraction)
         check_range("training.learning_rate", self.learning_rate, 0, 10)
         check_range("training.beta1", self.beta1, 0, 0.9999)
         check_range("training.beta2", self.beta2, 0, 0.999999)
@@ -65,9 +69,11 @@ class TrainingConfig:
         """Optimiser steps per rank; the last incomplete batch is dropped."""
         return self.images // self.batch_size
 
-    @property
-    def pretrain_steps(self) -> int:
-        return round(self.steps * self.pretrain_fraction)
+    def stage(self, step: int) -> str:
+        """``linear``, ``pretrain`` or ``finetune``."""
+        if step < round(self.steps * self.linear_fraction):
+            return "linear"
+        return "pretrain" if step < round(self.steps * (self.linear_fraction + self.pretrain_fraction)) else "finetune"
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,11 @@ class TrainingModule(LightningModule):
         self.system.model.network_dtype = network_dtype(config.training)
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
-        finetuning = self.global_step >= self.config.training.pretrain_steps
-        loss = self.config.loss
-        objective = self.system.objective(batch, loss.finetune if finetuning else loss.pretrain)
+        stage, loss = self.config.training.stage(self.global_step), self.config.loss
+        if stage == "linear":
+            objective = self.system.linear_objective(batch, loss.pretrain)
+        else:
+            objective = self.system.objective(batch, loss.pretrain if stage == "pretrain" else loss.finetune)
         if not torch.isfinite(objective.total):
             terms = {name: float(term) for name, term in objective.terms.items() if not torch.isfinite(term)}
             raise Nl3dmmError(
@@ -88,12 +90,13 @@ def network_dtype(config: TrainingConfig) -> torch.dtype:
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then a cosine from 1 to ``final_learning_rate`` over the rest of the run."""
+    """Linear warm-up, constant until ``decay_start``, then a cosine from 1 to ``final_learning_rate``."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    start = max(config.warmup_steps, round(config.decay_start * config.steps))
+    progress = (step - start) / max(1, config.steps - start)
     low = config.final_learning_rate
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0), 1)))
 
 
 def build_loggers(config: LoggingConfig, output: Path, first_step: int = 0) -> list[Logger]:
@@ -117,7 +120,8 @@ def _csv_logger(output: Path, first_step: int) -> CSVLogger:
             rows = [row for row in csv.DictReader(stream) if row.get("step") and int(row["step"]) < first_step]
     logger = CSVLogger(output, name="", version="")
     for row in rows:
-        logger.log_metrics({name: value for name, value in row.items() if name != "step" and value}, int(row["step"]))
+        values = {name: float(value) for name, value in row.items() if name != "step" and value}
+        logger.log_metrics(values, int(row["step"]))  # type: ignore[arg-type]  # floats are metrics
     logger.save()
     return logger
 

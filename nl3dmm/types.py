@@ -1,6 +1,6 @@
 """What flows between the stages: small frozen dataclasses with shapes, units and frames (``docs/conventions.md``).
 
-Data flow: image -> encoder -> ``Latents`` + ``Camera`` + light -> decoders -> ``UVMaps`` -> mesh -> renderings -> losses.
+Data flow: image -> encoder -> ``Latents``, ``Camera``, light -> decoders -> ``UVMaps`` -> mesh -> images -> losses.
 """
 
 from collections.abc import Callable

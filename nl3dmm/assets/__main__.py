@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nl3dmm.assets", description=__doc__.split(": ", 1)[1])
+    parser = argparse.ArgumentParser(prog="python -m nl3dmm.assets", description=(__doc__ or "").partition(": ")[2])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     build = commands.add_parser("build", help="write the embedded procedural template")
     build.set_defaults(run=lambda options: _save(embedded_template(tuple(options.size)), options.output))

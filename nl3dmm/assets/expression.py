@@ -52,7 +52,7 @@ def expression_fields(u: Array, v: Array) -> dict[str, Array]:
 
 def _left(x: Array, y: Array, weight: Array, terms: list[Term]) -> Array:
     weight = weight * step(x + 1, 3.0)
-    return sum((bump(x, y, t[:2], t[2:4]) * weight)[..., None] * np.array(t[4]) for t in terms)
+    return np.sum([(bump(x, y, t[:2], t[2:4]) * weight)[..., None] * np.array(t[4]) for t in terms], axis=0)
 
 
 def _lip_side(name: str, x: Array, y: Array) -> Array:

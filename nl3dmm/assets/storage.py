@@ -58,7 +58,8 @@ def read_template(path: str | Path) -> FaceTemplate:
         raise error if isinstance(error, AssetError) else _damaged(path, f"an incomplete card ({error!r})") from error
     _check_values(tensors, path)
     regions = {name[8:]: tensors.pop(name) for name in sorted(tensors) if name.startswith("regions.")}
-    template = FaceTemplate(regions=regions, **rest, **tensors)
+    values: dict[str, Any] = {**rest, **tensors}
+    template = FaceTemplate(regions=regions, **values)
     for name, box in template.boxes.items():
         if min(box) < 0 or box.row + box.height > template.uv_size[0] or box.column + box.width > template.uv_size[1]:
             raise _damaged(path, f"box {name} {tuple(box)} outside the map {template.uv_size}")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nl3dmm.errors import OutputError
+from nl3dmm.errors import OutputError, ShapeError
 from nl3dmm.synthetic.world import SyntheticWorld
 from nl3dmm.types import Camera, FaceBatch
 
 _CHUNK = 32
 # Bump when the same config draws other faces than before: old banks must not be read.
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 _FLOATS = {"landmarks": (68, 2), "rotation": (3, 3), "translation": (2,), "scale": (), "inverse_distance": ()}
 _FLOATS |= {"principal_point": (2,), "sh_coefficients": (3, 9)}
 
@@ -123,7 +123,9 @@ def _layout(world: SyntheticWorld, size: int) -> dict[str, tuple[type, tuple[int
     return layout | {"albedo": (np.uint8, (3, *world.template.uv_size))}
 
 
-def _store(arrays: dict[str, np.ndarray], batch: FaceBatch) -> None:
+def _store(arrays: Mapping[str, np.ndarray], batch: FaceBatch) -> None:
+    if batch.albedo is None or batch.mask is None:
+        raise ShapeError("batch: got no albedo or mask; expected a synthetic world's sample. Use SyntheticWorld.")
     rows = slice(int(batch.index[0]), int(batch.index[-1]) + 1)
     for name in _FLOATS:
         source = batch if hasattr(batch, name) else batch.camera

@@ -39,7 +39,8 @@ def uv_map_from_vertices(
     """Barycentric interpolation of vertex values at texel centres; 0 where ``texel_triangle`` is -1."""
     weights = (texel_barycentric * (texel_triangle >= 0)[..., None]).to(values.dtype).flatten(0, 1)
     corners = triangles[texel_triangle.clamp_min(0)].flatten(0, 1)  # (texels, 3)
-    texels = sum(values.index_select(1, corners[:, k]) * weights[:, k, None] for k in range(3))
+    first, second, third = (values.index_select(1, corners[:, k]) * weights[:, k, None] for k in range(3))
+    texels = first + second + third
     return texels.transpose(1, 2).unflatten(2, tuple(texel_triangle.shape))
 
 

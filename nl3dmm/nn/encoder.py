@@ -18,12 +18,12 @@ _TRUNK = ((1, 2), (2, 2, 4), (4, 3, 6), (6, 4, 8), (8, 5))
 class EncoderConfig:
     """Paper: width 32, stages 5 for 224 px (7 x 7 features). Fewer stages suit smaller images: 4 for 112 px.
 
-    ``pooled_camera``: the paper's camera and light heads, which average over the image before their linear layer.
+    ``pooled_heads``: the paper's heads, which average over the image; otherwise features keep their place.
     """
 
     width: int = 32
     stages: int = 5
-    pooled_camera: bool = True
+    pooled_heads: bool = True
 
     def __post_init__(self) -> None:
         check_range("model.encoder.width", self.width, 1, 1024)
@@ -77,17 +77,24 @@ class Encoder(nn.Module):
                 layers.append(conv_bn_elu(channels, factor * config.width, 2 if position == 0 else 1, kernel))
                 channels = factor * config.width
         self.trunk = nn.Sequential(*layers)
-        if config.pooled_camera:
+        if config.pooled_heads:
             hidden = 4 * config.width
             self.camera_head = nn.Sequential(*_pooled_head(channels, hidden), nn.Linear(hidden, CAMERA_LOGITS))
             self.light_head = nn.Sequential(*_pooled_head(channels, hidden), nn.Linear(hidden, SH_LOGITS))
+            self.shape_head = _pooled_head(channels, shape_latent)
+            self.albedo_head = _pooled_head(channels, albedo_latent)
         else:
             cells = (-(-image_size // 2**config.stages)) ** 2
-            self.camera_head = _SpatialHead(channels, 2 * config.width, CAMERA_LOGITS, cells)
-            self.light_head = _SpatialHead(channels, 2 * config.width, SH_LOGITS, cells)
-        self.shape_head = _pooled_head(channels, shape_latent)
-        self.albedo_head = _pooled_head(channels, albedo_latent)
+
+            def head(features: int) -> _SpatialHead:
+                return _SpatialHead(channels, 2 * config.width, features, cells)
+
+            self.camera_head, self.light_head = head(CAMERA_LOGITS), head(SH_LOGITS)
+            self.shape_head, self.albedo_head = head(shape_latent), head(albedo_latent)
         initialise(self)
+        for module in (self.shape_head, self.albedo_head):
+            if isinstance(module, _SpatialHead):
+                nn.init.normal_(module.linear.weight, std=0.5)  # latents of about the pooled heads' size
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> EncoderOutput:
         """Args: image: RGB in [0, 1]; the network works in [-1, 1]."""

@@ -47,6 +47,9 @@ class FeatureNetwork(nn.Module):
     Random features are a real, if weaker, perceptual distance: He-initialised convolutions of a fixed seed.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: PerceptualConfig):
         super().__init__()
         unknown = sorted(set(config.layers) - set(layer_names()))
@@ -58,12 +61,14 @@ class FeatureNetwork(nn.Module):
         self.size = config.size
         self.wanted = frozenset(config.layers)
         last = max(layer_names().index(name) for name in config.layers)
-        self.convolutions = nn.ModuleDict()
+        convolutions: dict[str, nn.Conv2d] = {}
         channels = 3
         for name in layer_names()[: last + 1]:
             out_channels = _BLOCKS[int(name[4]) - 1][1]
-            self.convolutions[name] = nn.Conv2d(channels, out_channels, 3, padding=1)
+            convolutions[name] = nn.Conv2d(channels, out_channels, 3, padding=1)
             channels = out_channels
+        self.names = tuple(convolutions)
+        self.convolutions = nn.ModuleList(convolutions.values())
         self.weights_source = self._load(config.weights)
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
@@ -81,9 +86,11 @@ class FeatureNetwork(nn.Module):
                 )
         if weights == "random" or (weights == "auto" and not path.exists()):
             generator = torch.Generator().manual_seed(0)
-            for convolution in self.convolutions.values():
-                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)
-                nn.init.zeros_(convolution.bias)
+            for name, parameter in self.convolutions.named_parameters():
+                if name.endswith("weight"):
+                    nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
+                else:
+                    nn.init.zeros_(parameter)
             return "random"
         self._load_file(path)
         return os.fspath(path)
@@ -95,9 +102,9 @@ class FeatureNetwork(nn.Module):
             )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            for name, index in zip(self.convolutions, _torchvision_indices(), strict=False):
-                self.convolutions[name].weight.data.copy_(state[f"features.{index}.weight"])
-                self.convolutions[name].bias.data.copy_(state[f"features.{index}.bias"])
+            for convolution, index in zip(self.convolutions, _torchvision_indices(), strict=False):
+                own = {name: state[f"features.{index}.{name}"] for name in ("weight", "bias")}
+                convolution.load_state_dict(own)
         except Exception as error:
             raise CheckpointError(
                 f"perceptual.weights: got {path} ({type(error).__name__}: {error}); expected torchvision's VGG-16 "
@@ -110,7 +117,7 @@ class FeatureNetwork(nn.Module):
             image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True)
         value = (image - self.mean) / self.std
         features, block = [], "1"
-        for position, (name, convolution) in enumerate(self.convolutions.items()):
+        for position, (name, convolution) in enumerate(zip(self.names, self.convolutions, strict=True)):
             if position:
                 value = F.relu(value)
             if name[4] != block:

@@ -1,5 +1,6 @@
 """Latent -> UV maps: global pathway, four local pathways, proxy and final ends (paper section 3.4)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -99,18 +100,18 @@ class UVDecoder(nn.Module):
         )
         fused = config.width * (2 if self.boxes else 1)
         self.proxy_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), deconv(2 * config.width, channels))
-        self.residual_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), deconv(2 * config.width, channels))
+        last = deconv(2 * config.width, channels)
+        self.residual_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), last)
         initialise(self)
-        nn.init.zeros_(self.residual_end[-1].weight)
+        nn.init.zeros_(last.weight)
 
     def _local_features(self, latent: Tensor) -> Tensor:
-        fused = None
         height, width = self.uv_size
+        fused = latent.new_zeros(len(latent), 1, height, width)
         for name, pathway in self.local_pathways.items():
             row, column, box_height, box_width = self.boxes[name]
             padding = (column, width - column - box_width, row, height - row - box_height)
-            features = F.pad(pathway(latent), padding)
-            fused = features if fused is None else torch.maximum(fused, features)
+            fused = torch.maximum(fused, F.pad(pathway(latent), padding))
         return fused
 
     def forward(
@@ -122,3 +123,27 @@ class UVDecoder(nn.Module):
             features = torch.cat([self._local_features(latent), features], 1)
         proxy = self.proxy_end(features).float()
         return proxy.contiguous(), (proxy + self.residual_end(features).float()).contiguous()
+
+
+class LinearUVDecoder(nn.Module):
+    """A linear 3DMM in UV space (paper equations 1 and 2, learned basis): coarse maps, smoothly enlarged.
+
+    It is quick to learn, so it shows the encoder early what its latents are for.
+    """
+
+    _COARSER = 4
+
+    def __init__(self, latent: int, uv_size: tuple[int, int], channels: int = 3):
+        super().__init__()
+        self.uv_size = uv_size
+        self.coarse = (channels, -(-uv_size[0] // self._COARSER), -(-uv_size[1] // self._COARSER))
+        self.basis = nn.Linear(latent, math.prod(self.coarse))
+        initialise(self)
+
+    def forward(
+        self, latent: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, "batch channels uv_height uv_width"], Float[Tensor, "batch channels uv_height uv_width"]]:
+        """Raw map, as proxy and as final."""
+        coarse = self.basis(latent).float().unflatten(1, self.coarse)
+        raw = F.interpolate(coarse, self.uv_size, mode="bilinear", align_corners=False)
+        return raw, raw

@@ -88,7 +88,7 @@ def add_occluders(
     probability: float,
 ) -> tuple[Float[Tensor, "batch 3 size size"], Bool[Tensor, "batch size size"]]:
     """Fringes, hands and objects before the face; returns the picture and where it is hidden."""
-    batch, size = len(picture), picture.shape[-1]
+    size = picture.shape[-1]
     scale = camera.scale[:, None]
     brow = landmarks[:, 17:27].mean(1)
     up = camera.rotation[:, :2, 1] * torch.tensor([1.0, -1.0])
@@ -96,7 +96,9 @@ def add_occluders(
     fringe = _ellipse(fringe_centre, scale * draws.uniform(30, 75, 2), draws.uniform(-0.6, 0.6), size)
     picked = (draws.uniform(0, 17, 1)).long().clamp(0, 16)
     edge = landmarks.gather(1, picked[..., None].expand(-1, -1, 2))[:, 0]
-    object_ = _ellipse(edge + scale * draws.normal(20, 40, 2), scale * draws.uniform(12, 45, 2), draws.uniform(0, 3.1), size)
+    object_ = _ellipse(
+        edge + scale * draws.normal(20, 40, 2), scale * draws.uniform(12, 45, 2), draws.uniform(0, 3.1), size
+    )
     has_fringe, has_object = draws.chance(probability), draws.chance(probability)
     hair = torch.tensor(_HAIR)[(draws.uniform(0, len(_HAIR), 1)).long().squeeze(1).clamp_max(len(_HAIR) - 1)]
     picture = _paint(picture, hair * draws.uniform(0.7, 1.3, 1), fringe, has_fringe)

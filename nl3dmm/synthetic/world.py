@@ -22,6 +22,17 @@ from nl3dmm.types import Camera, FaceBatch
 CAMERAS = ("weak_perspective", "perspective", "mixed")
 FILL = 0.57  # larger side of the landmark box over the image side; data.crop frames photos alike
 _SALTS = {"shape": 1, "camera": 2, "light": 3, "scenery": 4, "sensor": 5}
+# Movements go together on real faces (names of the ARKit set); the first is neutral.
+_EXPRESSIONS: tuple[dict[str, float], ...] = (
+    {},
+    {"mouthSmile": 0.7, "cheekSquint": 0.4, "mouthStretch": 0.2},
+    {"mouthSmile": 0.9, "jawOpen": 0.3, "cheekSquint": 0.6, "mouthUpperUp": 0.3, "eyeSquint": 0.3},
+    {"jawOpen": 0.5, "browInnerUp": 0.7, "browOuterUp": 0.6, "eyeWide": 0.7},
+    {"jawOpen": 0.35, "mouthLowerDown": 0.4},
+    {"mouthPucker": 0.8, "mouthFunnel": 0.3, "eyeBlink": 0.4},
+    {"browDown": 0.8, "mouthFrown": 0.6, "noseSneer": 0.5},
+    {"eyeBlink": 0.9},
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class SyntheticWorld:
         self.surface = template.surface()
         self.skin = SkinSampler(template)
         self._identity_basis = without_similarity(template.identity_basis, template.vertices)
-        self._pairs = _expression_pairs(template.expression_names)
+        self._expressions = _usual_expressions(template.expression_names)
 
     def sample(self, indices: Int[Tensor, " batch"]) -> FaceBatch:
         """Images and everything that is true of them; ``mask`` leaves out what occluders hide."""
@@ -86,14 +97,13 @@ class SyntheticWorld:
         return self.template.morph(expression=self._expression(draws)) + identity
 
     def _expression(self, draws: Draws) -> Float[Tensor, "batch expressions"]:
-        """A quarter is neutral; the others combine a few movements, left and right mostly together."""
+        """A quarter is neutral; the others wear one of the usual expressions, more or less, with some of their own."""
         count = len(self.template.expression_names)
-        active = draws.chance(0.16, count) * draws.uniform(0, 0.9, count) * (1 - draws.chance(0.25, 1))
-        own = draws.uniform(0.8, 1.0, count)
-        together = draws.chance(0.8, 1)
-        leader = active[:, self._pairs]
-        mixed = (leader * together + active * (1 - together)) * own
-        return mixed * self.config.expression
+        kind = (draws.uniform(0, len(self._expressions)).long()).clamp_max(len(self._expressions) - 1)
+        usual = self._expressions[kind] * draws.uniform(0.3, 1.0, 1) * draws.uniform(0.75, 1.15, count)
+        own = draws.chance(0.06, count) * draws.uniform(0, 0.5, count)
+        lively = 1 - draws.chance(0.25, 1)
+        return (usual + own * lively) * self.config.expression
 
     def _camera(self, vertices: Float[Tensor, "batch vertices 3"], draws: Draws) -> Camera:
         """Frames the landmarks as ``data.crop`` frames a photo, up to some jitter."""
@@ -167,17 +177,10 @@ def _light(draws: Draws) -> Float[Tensor, "batch 3 9"]:
     return (ambient + key + fill) * torch.exp(draws.normal(0.12, 0.3, 1, 1))
 
 
-def _expression_pairs(names: tuple[str, ...]) -> Int[Tensor, " expressions"]:
-    """For each expression the one that leads it: a left side leads its right side, others lead themselves."""
-    position = {name: index for index, name in enumerate(names)}
-
-    def leader(name: str) -> int:
-        for right, left in (("_R", "_L"), ("Right", "Left")):
-            if name.endswith(right):
-                return position.get(name.removesuffix(right) + left, position[name])
-        return position[name]
-
-    return torch.tensor([leader(name) for name in names], dtype=torch.long)
+def _usual_expressions(names: tuple[str, ...]) -> Float[Tensor, "kinds expressions"]:
+    """Activations of the expressions in ``_EXPRESSIONS``; a movement stands for its left and right side alike."""
+    plain = [name.removesuffix("_L").removesuffix("_R") for name in names]
+    return torch.tensor([[kind.get(name, 0.0) for name in plain] for kind in _EXPRESSIONS])
 
 
 def without_similarity(
@@ -197,7 +200,10 @@ def without_similarity(
     return (flat - (flat @ orthonormal) @ orthonormal.T).to(basis.dtype).view_as(basis)
 
 
-def mean_albedo(world: SyntheticWorld, samples: int = 256) -> Float[Tensor, "3 uv_height uv_width"]:
-    """Mean of the world's albedo maps: what a model without an albedo part would use."""
-    maps = [world.skin.albedo(world.seed, chunk) for chunk in torch.arange(samples).split(32)]
-    return torch.cat(maps).mean(0)
+def mean_face(
+    world: SyntheticWorld, samples: int = 256
+) -> tuple[Float[Tensor, "vertices 3"], Float[Tensor, "3 uv_height uv_width"]]:
+    """Mean vertices and albedo of the world's faces: what a model that looks at no image would give."""
+    chunks = torch.arange(samples).split(32)
+    albedo = torch.cat([world.skin.albedo(world.seed, chunk) for chunk in chunks]).mean(0)
+    return torch.cat([world.vertices(chunk) for chunk in chunks]).mean(0), albedo

@@ -14,13 +14,14 @@ from nl3dmm.losses.albedo import albedo_constancy, albedo_symmetry, chroma, whit
 from nl3dmm.losses.objective import Objective, weighted_sum
 from nl3dmm.losses.pixels import feature_distance, l21
 from nl3dmm.losses.shape import (
-    laplacian_smoothness,
     landmark_distance,
+    laplacian_smoothness,
     residual_magnitude,
     residual_soft_symmetry,
 )
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry, ModelConfig
 from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
+from nl3dmm.nn.uv_decoder import LinearUVDecoder
 from nl3dmm.render.scene import composite
 from nl3dmm.types import FaceBatch
 
@@ -63,8 +64,16 @@ class LossWeights:
 
 
 def _pretrain_weights() -> LossWeights:
-    nothing = {name: 0.0 for name in ("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "perceptual")}
-    return LossWeights(**nothing, albedo_constancy=0.0, residual_symmetry=0.0)
+    """Labels and regularisers only: nothing that needs a rendering."""
+    return LossWeights(
+        photo_proxy_proxy=0.0,
+        photo_proxy_final=0.0,
+        photo_final_proxy=0.0,
+        perceptual=0.0,
+        albedo_constancy=0.0,
+        residual_symmetry=0.0,
+        white_shading=0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -87,14 +96,27 @@ class HighFidelityConfig:
 class HighFidelity(nn.Module):
     """Model and objective. The feature network is held outside the module tree: it is no part of a checkpoint."""
 
+    skin_interior: Tensor  # texels all of whose neighbours are skin too
+
     def __init__(self, config: HighFidelityConfig, template: FaceTemplate):
         super().__init__()
         self.config = config
         self.model = FaceModel(config.model, template)
+        sizes = config.model
+        self.linear_shape = LinearUVDecoder(sizes.shape_latent, template.uv_size)
+        self.linear_albedo = LinearUVDecoder(sizes.albedo_latent, template.uv_size)
         loss = config.loss
         needs_features = max(loss.pretrain.perceptual, loss.finetune.perceptual) > 0
         self._features = [FeatureNetwork(loss.perceptual)] if needs_features else []
         self.register_buffer("skin_interior", erode(template.uv_mask), persistent=False)
+
+    def linear_objective(self, batch: FaceBatch, weights: LossWeights) -> Objective:
+        """Supervised loss of the encoder with linear decoders: a cheap start for encoder and latents."""
+        face = self.model.encode(batch.image)
+        geometry = self.model.decode_with(self.linear_shape, self.linear_albedo, face.latents)
+        named = asdict(weights)
+        terms = self._supervised(batch, face, geometry)
+        return weighted_sum({name: term for name, term in terms.items() if named[name] > 0}, named)
 
     def objective(self, batch: FaceBatch, weights: LossWeights) -> Objective:
         """Weighted loss of one batch; rendering is skipped while nothing needs it."""
@@ -103,7 +125,7 @@ class HighFidelity(nn.Module):
         named = asdict(weights)
         terms = self._supervised(batch, face, geometry) | self._regularisers(geometry)
         if any(named[name] for name in named if name.startswith(("photo", "perceptual"))):
-            rendered = self.model.render_four(face, geometry, tuple(batch.image.shape[-2:]))
+            rendered = self.model.render_four(face, geometry, (batch.image.shape[-2], batch.image.shape[-1]))
             terms |= self._reconstruction(batch, rendered) | self._visibility_terms(batch, face, geometry, rendered)
         return weighted_sum({name: term for name, term in terms.items() if named[name] > 0}, named)
 
@@ -148,8 +170,7 @@ class HighFidelity(nn.Module):
             network = self._features[0].to(batch.image.device)
             pairs = [(rendered.proxy_final, proxy_mask), (rendered.final_proxy, final_mask)]
             pictures = [composite(picture, batch.image, mask) for picture, mask in pairs]
-            with torch.no_grad():
-                target = network(batch.image)
+            target = network(batch.image)
             distances = [feature_distance(network(picture), target) for picture in pictures]
             terms["perceptual"] = (distances[0] + distances[1]) / 2
         return terms
@@ -176,9 +197,7 @@ class HighFidelity(nn.Module):
         grid = self.model.surface.to_uv_map(positions.detach() * scale - 1).permute(0, 2, 3, 1)
         seen = F.grid_sample(batch.image, grid, mode="bilinear", padding_mode="border", align_corners=False)
         return {
-            "albedo_constancy": albedo_constancy(
-                maps.albedo_proxy, chroma(seen), (facing > 0.1) & self.skin_interior
-            ),
+            "albedo_constancy": albedo_constancy(maps.albedo_proxy, chroma(seen), (facing > 0.1) & self.skin_interior),
             "residual_symmetry": residual_soft_symmetry(
                 (maps.shape_final - maps.shape_proxy) / 10, (facing < 0) & self.skin_interior
             ),

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,12 @@ training:
   threads: 1
 logging: {wandb: disabled, every: 1}
 """
-LONGER = ("training.images=1600", "training.pretrain_fraction=0.9", "training.checkpoint_every=100", "training.panel_every=100")
+LONGER = (
+    "training.images=1600",
+    "training.pretrain_fraction=0.9",
+    "training.checkpoint_every=100",
+    "training.panel_every=100",
+)
 
 
 @dataclass(frozen=True)
@@ -89,3 +95,43 @@ def trained(run):
     from nl3dmm.checkpoint import load_system
 
     return load_system(run.folder)
+
+
+@pytest.fixture
+def error(capsys) -> Callable[[int], str]:
+    """``error(exit_code)``: the one line on stderr of a command that has just failed."""
+
+    def read(code: int) -> str:
+        text = capsys.readouterr().err
+        assert code == 1
+        assert text.startswith("error: ")
+        assert text.count("\n") == 1, text
+        assert "Traceback" not in text
+        return text.removeprefix("error: ").strip()
+
+    return read
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+
+
+@pytest.fixture
+def fit_error(run, tmp_path, error) -> Callable[..., str]:
+    """The message of a fit that fails; proves that it wrote nothing."""
+
+    from nl3dmm import fit
+
+    def call(photo: Path, *arguments: str, model: Path | None = None) -> str:
+        out = tmp_path / "out"
+        code = fit.main([str(photo), "-o", str(out), "--model", str(model or run.folder), "--steps", "30", *arguments])
+        assert files_in(out) == []
+        return error(code)
+
+    return call
+
+
+@pytest.fixture
+def damaged_run(run, tmp_path) -> Path:
+    """A copy of the tiny run, to be damaged."""
+    return shutil.copytree(run.folder, tmp_path / "damaged")

@@ -1,66 +1,22 @@
 """Bad input: one line on stderr that says what to do, exit code 1, and nothing half-written."""
 
-import shutil
+import io
+import re
 import struct
-import subprocess
-import sys
 import zlib
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from nl3dmm import doctor, evaluate, fit
+from nl3dmm import evaluate, fit
 from nl3dmm import train as train_command
-from nl3dmm.assets.storage import save_template
-from nl3dmm.checkpoint import load_system
 from nl3dmm.data.images import write_png
-from nl3dmm.errors import CheckpointError
 
 DATA = Path(__file__).parents[1] / "data"
 PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"
-COMMANDS = ("train", "fit", "evaluate", "doctor", "assets")
-
-
-@pytest.fixture
-def error(capsys) -> Callable[[int], str]:
-    """``error(exit_code)``: the one line on stderr of a command that has just failed."""
-
-    def read(code: int) -> str:
-        text = capsys.readouterr().err
-        assert code == 1
-        assert text.startswith("error: ")
-        assert text.count("\n") == 1, text
-        assert "Traceback" not in text
-        return text.removeprefix("error: ").strip()
-
-    return read
-
-
-def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-
-
-@pytest.fixture
-def fit_error(run, tmp_path, error) -> Callable[..., str]:
-    """The message of a fit that fails; proves that it wrote nothing."""
-
-    def call(photo: Path, *arguments: str, model: Path | None = None) -> str:
-        out = tmp_path / "out"
-        code = fit.main([str(photo), "-o", str(out), "--model", str(model or run.folder), "--steps", "30", *arguments])
-        assert files_in(out) == []
-        return error(code)
-
-    return call
-
-
-@pytest.fixture
-def damaged_run(run, tmp_path) -> Path:
-    """A copy of the tiny run, to be damaged."""
-    return shutil.copytree(run.folder, tmp_path / "damaged")
 
 
 # Photos
@@ -73,24 +29,32 @@ def _png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def _small() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _corrupt() -> bytes:
     data = bytearray(PHOTO.read_bytes())
-    data[2:600] = bytes(598)
+    data[20:600] = bytes(580)
     return bytes(data)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "got data that is no JPEG, PNG or WebP image"),
+        (b"", "got an empty file"),
         (b"not an image, but long enough to be one" * 99, "got data that is no JPEG, PNG or WebP image"),
         (PHOTO.read_bytes()[:20_000], "got damaged image data .*Copy or export the photo again"),
         (_corrupt(), "got damaged image data"),
-        (_png(60_000, 60_000), "got .*60000|got .*pixels"),
-        (_png(8, 8), "expected at least 32 px per side"),
+        (_png(60_000, 60_000), "expected at most 40000000 pixels. Shrink the photo"),
+        (_small(), "got 16 x 16 px; expected at least 32 px per side"),
         (_png(300, 300), "got damaged image data"),
     ],
     ids=["empty", "text", "truncated", "corrupt", "bomb", "tiny", "incomplete"],
@@ -100,7 +64,7 @@ def test_unreadable_photo(fit_error, tmp_path, content, message):
     photo.write_bytes(content)
     text = fit_error(photo)
     assert text.startswith(str(photo))
-    assert pytest.importorskip("re").search(message, text), text
+    assert re.search(message, text), text
 
 
 def test_photo_that_is_no_file(fit_error, tmp_path):
@@ -178,13 +142,14 @@ def test_wrong_steps(fit_error, steps):
     assert f"steps: got {steps}" in fit_error(PHOTO, "--landmarks", str(LANDMARKS), "--steps", steps)
 
 
-def test_unknown_device(fit_error):
-    assert "device: got 'tpu9'" in fit_error(PHOTO, "--device", "tpu9")
+@pytest.mark.parametrize("device", ["tpu9", "cpu:x", "cuda:", "meta"])
+def test_unknown_device(fit_error, device):
+    assert f"device: got '{device}'; expected 'auto', 'cpu'" in fit_error(PHOTO, "--device", device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_on_a_machine_without_it(fit_error):
-    assert "device: got 'cuda' without CUDA on this machine" in fit_error(PHOTO, "--device", "cuda")
+    assert "device: got 'cuda' with 0 CUDA devices on this machine" in fit_error(PHOTO, "--device", "cuda")
 
 
 # Config
@@ -193,14 +158,14 @@ def test_cuda_on_a_machine_without_it(fit_error):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.imagse=5", "training.images"),
-        ("trainings.images=5", "training"),
-        ("training.images=many", "training.images"),
+        ("training.imagse=5", "training.imagse: Key 'imagse' not in 'TrainingConfig'. Did you mean: 'images'?"),
+        ("trainings.images=5", "Did you mean: 'training'?"),
+        ("training.images=many", "training.images: Value 'many'"),
         ("model.image_size=[1,2]", "model.image_size"),
         ("training.images", "override: got 'training.images'; expected key=value"),
         ("data.samples=-5", "data.samples: got -5"),
         ("template=nobody", "template: got 'nobody'"),
-        ("template=missing.safetensors", "template missing.safetensors: got"),
+        ("template=missing.safetensors", "template missing"),
         ("uv_size=[40,40]", "uv_size"),
         ("loss.perceptual.weights=missing.pth", "perceptual.weights: got missing.pth"),
         ("loss.perceptual.layers=[conv9_9]", "perceptual.layers: got ['conv9_9']"),
@@ -228,11 +193,12 @@ def test_missing_config_file(tmp_path, error):
 def test_output_that_cannot_be_a_folder(train, run, tmp_path, error, tail):
     file = tmp_path / "file"
     file.write_text("mine")
-    for code in (
-        train(file / tail),
-        fit.main([str(PHOTO), "-o", str(file / tail), "--model", str(run.folder)]),
-    ):
-        text = error(code)
+    commands = (
+        lambda: train(file / tail),
+        lambda: fit.main([str(PHOTO), "-o", str(file / tail), "--model", str(run.folder)]),
+    )
+    for command in commands:
+        text = error(command())
         assert text.startswith(f"output folder: got {file / tail}, which cannot be used")
         assert "Choose another folder" in text
     assert file.read_text() == "mine"
@@ -251,121 +217,3 @@ def test_evaluation_whose_result_cannot_be_written(damaged_run, error):
     text = error(evaluate.main([str(damaged_run), "--faces", "1", "--steps", "0", "--camera", "perspective"]))
     assert f"got {target}, which cannot be written" in text
     assert list(target.iterdir()) == []
-
-
-# Checkpoints
-
-
-def test_missing_checkpoint_says_how_to_train(fit_error, tmp_path, error):
-    missing = tmp_path / "nothing"
-    expected = f"model: got {missing}, where no checkpoint is"
-    for text in (fit_error(PHOTO, model=missing), error(evaluate.main([str(missing)]))):
-        assert text.startswith(expected)
-        assert text.endswith("Train one with: python -m nl3dmm.train")
-
-
-def _flip_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-@pytest.mark.parametrize("damage", [_flip_bit, _truncate])
-def test_damaged_checkpoint(damaged_run, fit_error, train, error, damage):
-    last = damaged_run / "checkpoints" / "last.ckpt"
-    damage(last)
-    before = {path: path.read_bytes() for path in files_in(damaged_run)}
-    for text in (
-        fit_error(PHOTO, model=damaged_run),
-        error(evaluate.main([str(damaged_run)])),
-        error(train(damaged_run)),
-    ):
-        assert text.startswith(f"checkpoint: got {last} with sha256")
-        assert "The file is damaged: copy it again or use the previous checkpoint." in text
-    assert {path: path.read_bytes() for path in files_in(damaged_run)} == before
-
-
-def test_checkpoint_without_its_sha256(damaged_run, fit_error):
-    (damaged_run / "checkpoints" / "last.ckpt.sha256").unlink()
-    assert "without a valid last.ckpt.sha256" in fit_error(PHOTO, model=damaged_run)
-
-
-def test_checkpoint_that_is_none(fit_error, tmp_path):
-    file = tmp_path / "face.ckpt"
-    shutil.copy(PHOTO, file)
-    assert "without a valid face.ckpt.sha256" in fit_error(PHOTO, model=file)
-
-
-def test_checkpoint_of_another_template(damaged_run, trained, fit_error, error):
-    other = replace(trained.template, vertices=trained.template.vertices * 1.01)
-    save_template(other, damaged_run / "template.safetensors")
-    for text in (fit_error(PHOTO, model=damaged_run), error(evaluate.main([str(damaged_run)]))):
-        assert f"got a checkpoint of template 'embedded' ({trained.template.hash[:12]})" in text
-        assert f"({other.hash[:12]})" in text
-        assert "Use the template it was trained with" in text
-    with pytest.raises(CheckpointError, match="got a checkpoint of template"):
-        load_system(damaged_run, template=other)
-
-
-def test_damaged_template_of_a_run(damaged_run, fit_error):
-    _flip_bit(damaged_run / "template.safetensors")
-    assert fit_error(PHOTO, model=damaged_run).startswith(f"template {damaged_run / 'template.safetensors'}: got")
-
-
-def test_run_without_its_template_copy_builds_it_again(damaged_run, trained):
-    (damaged_run / "template.safetensors").unlink()
-    assert load_system(damaged_run).template.hash == trained.template.hash
-
-
-# Command lines
-
-
-@pytest.mark.parametrize("command", [train_command, fit, evaluate, doctor])
-def test_unknown_option(command, error):
-    text = error(command.main(["--colour"]))
-    assert "--colour" in text or "required" in text
-    assert text.endswith("--help.")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--faces", "0"], "faces: got 0"),
-        (["--steps", "-1"], "latent steps: got -1"),
-        (["--faces", "some"], "invalid int value: 'some'"),
-        (["--camera", "fisheye"], "invalid choice: 'fisheye'"),
-    ],
-)
-def test_wrong_evaluation(run, error, arguments, message):
-    assert message in error(evaluate.main([str(run.folder), *arguments]))
-
-
-HELP = """
-import runpy, sys
-module = sys.argv[1]
-sys.argv = [module, "--help"]
-try:
-    runpy.run_module(module, run_name="__main__")
-except SystemExit as stop:
-    heavy = sorted({"torch", "lightning", "numba", "omegaconf", "wandb", "cv2"} & sys.modules.keys())
-    print("exit", stop.code, heavy)
-"""
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_instant(command, tmp_path):
-    """Exit code 0 and none of the imports that take seconds."""
-    done = subprocess.run(
-        [sys.executable, "-c", HELP, f"nl3dmm.{command}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.stdout.startswith(f"usage: python -m nl3dmm.{command}"), done.stderr
-    assert done.stdout.splitlines()[-1] == "exit 0 []"

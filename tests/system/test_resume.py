@@ -74,7 +74,9 @@ def differences(left, right, name: str = "") -> list[str]:
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         return [] if torch.equal(left, right) else [name]
     if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        return [found for i, pair in enumerate(zip(left, right, strict=True)) for found in differences(*pair, f"{name}.{i}")]
+        return [
+            found for i, pair in enumerate(zip(left, right, strict=True)) for found in differences(*pair, f"{name}.{i}")
+        ]
     return [] if left == right else [name]
 
 

@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from nl3dmm.checkpoint import load_system
 from nl3dmm.config import load_config
-from nl3dmm.data.bank import default_cache
+from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.images import read_image
+from nl3dmm.evaluation import training_world
 from nl3dmm.settings import RunConfig
 from nl3dmm.train import main
 
@@ -22,6 +24,13 @@ STEPS, PRETRAIN_STEPS = 200, 180
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def bank_copy(trained, tmp_path) -> Path:
+    """A copy of the tiny run's bank in a cache of its own, to be damaged."""
+    bank = FaceBank(training_world(trained), trained.config.data.samples, default_cache())
+    return shutil.copytree(bank.folder, tmp_path / "cache" / bank.folder.name)
 
 
 def test_checkpoints_are_proven_by_their_sha256(run):
@@ -105,16 +114,14 @@ def test_print_config_trains_nothing(tiny_config, tmp_path, capsys):
 def test_wandb_offline_needs_neither_account_nor_network(train, tmp_path):
     assert train(tmp_path / "run", "logging.wandb=offline", "training.images=16") == 0
     (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    assert list(folder.glob("run-*.wandb"))[0].stat().st_size > 0
+    assert next(iter(folder.glob("run-*.wandb"))).stat().st_size > 0
     assert len(metrics(tmp_path / "run")) == 2
 
 
-def test_non_finite_labels_stop_the_run_and_are_named(train, run, tmp_path, capsys):
-    cache = tmp_path / "cache"
-    shutil.copytree(default_cache(), cache)
-    (file,) = cache.glob("bank-*/sh_coefficients.npy")
+def test_non_finite_labels_stop_the_run_and_are_named(train, bank_copy, tmp_path, capsys):
+    file = bank_copy / "sh_coefficients.npy"
     np.lib.format.open_memmap(file, "r+")[5] = np.nan
-    assert train(tmp_path / "run", f"data.cache={cache}") == 1
+    assert train(tmp_path / "run", f"data.cache={bank_copy.parent}") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: loss at step")
     assert "'light': nan" in error
@@ -122,12 +129,10 @@ def test_non_finite_labels_stop_the_run_and_are_named(train, run, tmp_path, caps
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
-def test_damaged_bank_says_what_to_delete(train, run, tmp_path, capsys):
-    cache = tmp_path / "cache"
-    shutil.copytree(default_cache(), cache)
-    (file,) = cache.glob("bank-*/image.npy")
+def test_damaged_bank_says_what_to_delete(train, bank_copy, tmp_path, capsys):
+    file = bank_copy / "image.npy"
     file.write_bytes(file.read_bytes()[:1000])
-    assert train(tmp_path / "run", f"data.cache={cache}") == 1
+    assert train(tmp_path / "run", f"data.cache={bank_copy.parent}") == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: data.cache: got a damaged bank file {file}")
     assert "Delete its folder" in error

@@ -105,8 +105,9 @@ def test_unknown_option_is_one_line(capsys):
 
 
 def test_steps_are_whole_batches():
-    training = TrainingConfig(images=100, batch_size=16, pretrain_fraction=0.5)
-    assert (training.steps, training.pretrain_steps) == (6, 3)
+    training = TrainingConfig(images=100, batch_size=16, linear_fraction=0.5, pretrain_fraction=0.34)
+    assert training.steps == 6
+    assert [training.stage(step) for step in range(6)] == ["linear"] * 3 + ["pretrain"] * 2 + ["finetune"]
 
 
 def test_configs_are_frozen():

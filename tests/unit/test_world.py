@@ -12,7 +12,7 @@ from nl3dmm.geometry.lighting import shade
 from nl3dmm.geometry.mesh import vertex_normals
 from nl3dmm.render.scene import render_textures
 from nl3dmm.synthetic.draws import Draws
-from nl3dmm.synthetic.world import FILL, SyntheticWorld, WorldConfig, _expression_pairs, mean_albedo
+from nl3dmm.synthetic.world import FILL, SyntheticWorld, WorldConfig, _usual_expressions, mean_face, without_similarity
 from nl3dmm.types import FaceBatch, concatenate
 
 SIZE = 48
@@ -160,9 +160,27 @@ def test_zero_spread_is_the_mean_face(small_world, small_template):
     torch.testing.assert_close(mean, small_template.vertices.expand(2, -1, -1))
 
 
-def test_left_leads_right():
-    pairs = _expression_pairs(("jawOpen", "smile_L", "smile_R", "blinkRight", "blinkLeft", "lonely_R"))
-    assert pairs.tolist() == [0, 1, 1, 4, 4, 5]
+def test_usual_expressions_move_both_sides():
+    kinds = _usual_expressions(("jawOpen", "mouthSmile_L", "mouthSmile_R", "unknown"))
+    assert not kinds[0].any()  # neutral
+    assert kinds[:, 1].equal(kinds[:, 2])
+    assert kinds[:, 0].max() == 0.5
+    assert not kinds[:, 3].any()
+
+
+def test_identity_neither_moves_nor_turns_nor_scales_the_face(small_template):
+    vertices = small_template.vertices
+    centred = vertices - vertices.mean(0)
+    scaling, shift, turn = (
+        centred,
+        torch.ones_like(centred),
+        torch.linalg.cross(torch.tensor([0.0, 1.0, 0.0]).expand_as(centred), centred),
+    )
+    assert without_similarity(torch.stack([scaling, shift, turn]), vertices).abs().max() < 1e-3
+    basis = without_similarity(small_template.identity_basis, vertices)
+    assert (basis * centred).sum((1, 2)).abs().max() < 1e-1
+    assert basis.mean(1).abs().max() < 1e-4
+    torch.testing.assert_close(without_similarity(basis, vertices), basis, atol=1e-4, rtol=0)
 
 
 def test_draws_belong_to_samples():
@@ -189,10 +207,10 @@ def test_draws_have_their_distribution():
     assert draws.chance(1.0).eq(1).all()
 
 
-def test_mean_albedo(small_world):
-    mean = mean_albedo(small_world, samples=4)
-    expected = small_world.skin.albedo(small_world.seed, torch.arange(4)).mean(0)
-    torch.testing.assert_close(mean, expected)
+def test_mean_face(small_world):
+    vertices, albedo = mean_face(small_world, samples=4)
+    torch.testing.assert_close(albedo, small_world.skin.albedo(small_world.seed, torch.arange(4)).mean(0))
+    torch.testing.assert_close(vertices, small_world.vertices(torch.arange(4)).mean(0))
 
 
 @pytest.mark.parametrize(

@@ -28,17 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from nl3dmm.checkpoint import load_system
     from nl3dmm.evaluation import Protocol, evaluate, table
-    from nl3dmm.outputs import atomic_path
+    from nl3dmm.outputs import atomic_path, prepare_output_folder
 
     console = Console()
     trained = load_system(options.checkpoint)
+    prepare_output_folder(trained.path.parent)
     results = {}
     for camera in [options.camera] if options.camera else _CAMERAS:
         protocol = Protocol(faces=options.faces, latent_steps=options.steps, camera=camera)
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(camera, total=options.faces)
             results[camera] = evaluate(trained, protocol, lambda done, _, task=task: bar.update(task, completed=done))
-        console.print(f"\n{camera} camera, {options.faces} unseen faces (in brackets: ratio to the mean face)")
+        console.print(f"\n{camera} camera, {options.faces} unseen, unoccluded faces (ratio to the mean face)")
         console.print(table(results[camera]), highlight=False, soft_wrap=True)
     target = trained.path.with_suffix(".evaluation.json")
     with atomic_path(target) as temporary:

@@ -33,6 +33,7 @@ class Protocol:
     batch_size: int = 16
     seed: int = TEST_SEED
     camera: str = "mixed"
+    occlusion: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("faces", self.faces, 1, 1_000_000)
@@ -90,7 +91,7 @@ def mean_face_errors(
     count, size = len(batch.image), (batch.image.shape[-2], batch.image.shape[-1])
     camera, light = _true_scene(batch)
     mesh, maps = vertices.expand(count, -1, -1), albedo.expand(count, -1, -1, -1)
-    drawn = render_textures(mesh, maps[:, None], camera, light, model.surface, size, "srgb")
+    drawn = render_textures(mesh, maps[:, None], camera, light, model.surface, size, model.config.shading_space)
     landmarks, _ = project(camera, model.template.landmarks(mesh))
     return _errors(model, batch, drawn.images[:, 0], drawn.mask, mesh, landmarks, maps)
 
@@ -152,6 +153,7 @@ def evaluate(
         "protocol": vars(protocol),
         "checkpoint_step": trained.step,
         "template": trained.template.name,
+        "world": vars(trained.config.world),
         "seconds": round(time.perf_counter() - started, 1),
         "errors": results,
         "ratios_to_mean_face": {
@@ -166,14 +168,16 @@ def evaluate(
 
 def training_world(trained: TrainedSystem) -> SyntheticWorld:
     """The world that the run was trained on."""
-    config = trained.config
-    return SyntheticWorld(trained.template.to("cpu"), config.world, config.model.image_size, config.seed)
+    config, model = trained.config, trained.config.model
+    template = trained.template.to("cpu")
+    return SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
 
 
 def test_world(trained: TrainedSystem, protocol: Protocol) -> SyntheticWorld:
-    """The same kind of faces from another seed, without occluders, seen by the protocol's camera."""
-    config: WorldConfig = replace(trained.config.world, camera=protocol.camera, occlusion=0.0)
-    return SyntheticWorld(trained.template.to("cpu"), config, trained.config.model.image_size, protocol.seed)
+    """The same kind of faces from another seed, with the protocol's camera and occluders."""
+    config: WorldConfig = replace(trained.config.world, camera=protocol.camera, occlusion=protocol.occlusion)
+    model, template = trained.config.model, trained.template.to("cpu")
+    return SyntheticWorld(template, config, model.image_size, protocol.seed, model.shading_space)
 
 
 def sample_faces(world: SyntheticWorld, count: int) -> FaceBatch:

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nl3dmm.data.crop import Crop
+from nl3dmm.data.crop import Crop, crop_from_landmarks
+from nl3dmm.geometry.camera import project
 from nl3dmm.model import Face, FaceModel
 
 _SCALES = 6  # crop sides from the photo's shorter side downwards, a factor of sqrt(2) apart
@@ -63,11 +64,14 @@ def _score(model: FaceModel, photo: Tensor, crops: list[Crop]) -> Float[Tensor, 
 
 @torch.no_grad()
 def _recentred(model: FaceModel, photo: Tensor, crop: Crop) -> Crop:
+    """The crop that the estimated landmarks ask for; the old one if that would leave the photo."""
     face = model.encode(crop.image(photo)[None].to(model.device))
-    centre = crop.points_to_photo((face.camera.principal_point + face.camera.translation).cpu())[0]
-    zoom = float(face.camera.scale / model.mean_scale)
-    side = crop.size / crop.scale / zoom
-    return Crop(float(centre[0]) - side / 2, float(centre[1]) - side / 2, crop.size / side, crop.size)
+    vertices = model.decode(face.latents).vertices_final
+    landmarks, _ = project(face.camera, model.template.landmarks(vertices))
+    framed = crop_from_landmarks(crop.points_to_photo(landmarks[0].cpu()), crop.size)
+    side, (height, width) = framed.size / framed.scale, photo.shape[-2:]
+    centre = (framed.left + side / 2, framed.top + side / 2)
+    return framed if 0 < centre[0] < width and 0 < centre[1] < height else crop
 
 
 @torch.no_grad()

@@ -24,18 +24,20 @@ class FitConfig:
     """Steps and weights of one optimisation; colours in [0, 1], landmarks in half image sizes."""
 
     steps: int = 60
-    learning_rate: float = 0.15
-    slow: float = 0.2  # camera and light move at this fraction of the latents' rate
-    landmark_steps: int = 0  # first steps on landmarks and camera alone
+    learning_rate: float = 0.15  # of the latents
+    light_rate: float = 0.03
+    camera_rate: float = 0.006
+    pose_rate: float = 0.03  # of the camera in the landmark steps
+    landmark_steps: int = 0  # the first of the steps: the camera alone, on landmarks alone
     photo: float = 1.0
     perceptual: float = 0.0
     landmark: float = 0.0
     latent_prior: float = 0.002
-    light_prior: float = 0.0  # pulls the light's colour towards grey
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 100_000)
         check_range("learning_rate", self.learning_rate, 1e-9, 10)
+        check_range("landmark_steps", self.landmark_steps, 0, self.steps - 1)
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,16 @@ class _FreeFace:
         self.log_scale = free(start.camera.scale.log())
         self.light = free(start.sh_coefficients)
 
-    def groups(self, config: FitConfig) -> list[dict]:
-        fast, slow = [self.shape_latent, self.albedo_latent], [self.rotation, self.translation, self.log_scale]
-        rate = config.learning_rate
-        return [{"params": fast, "lr": rate}, {"params": slow, "lr": rate * config.slow * 0.2}, self._light(config)]
-
-    def _light(self, config: FitConfig) -> dict:
-        return {"params": [self.light], "lr": config.learning_rate * config.slow}
+    def groups(self, config: FitConfig, posing: bool) -> list[dict]:
+        camera = [self.rotation, self.translation, self.log_scale]
+        if posing:
+            return [{"params": camera, "lr": config.pose_rate}]
+        latents = [self.shape_latent, self.albedo_latent]
+        return [
+            {"params": latents, "lr": config.learning_rate},
+            {"params": camera, "lr": config.camera_rate},
+            {"params": [self.light], "lr": config.light_rate},
+        ]
 
     def face(self) -> Face:
         start = self.start.camera
@@ -95,7 +100,7 @@ def optimise_faces(
 
     Args:
         mask: pixels that may show skin; ``None`` trusts all that the mesh covers.
-        landmarks: pixels of ``image``; used with ``config.landmark`` and ``config.landmark_steps``.
+        landmarks: pixels of ``image``; needed for ``config.landmark`` and ``config.landmark_steps``.
         features: network of the perceptual term; needed when ``config.perceptual`` > 0.
     """
     free = _FreeFace(start.detach(), image.shape[-1])
@@ -104,45 +109,40 @@ def optimise_faces(
         parameter.requires_grad_(False)
     curves: dict[str, list[float]] = {}
     try:
-        optimizer = torch.optim.Adam(free.groups(config), betas=(0.9, 0.99))
-        total_steps = config.landmark_steps + config.steps
-        for step in range(total_steps):
+        for step in range(config.steps):
+            if step in (0, config.landmark_steps):
+                posing = step < config.landmark_steps
+                optimizer = torch.optim.Adam(free.groups(config, posing), betas=(0.9, 0.99))
             optimizer.zero_grad(set_to_none=True)
-            face = free.face()
-            only_landmarks = step < config.landmark_steps
-            terms = _terms(
-                model, image, face, config, landmarks, None if only_landmarks else mask, features, only_landmarks
-            )
+            terms = _terms(model, image, free.face(), config, landmarks, mask, features, posing)
             loss = sum(terms.values(), torch.zeros((), device=image.device))
             # Sum over faces: each face's gradient is as if it were alone.
             (loss * len(image)).backward()
             optimizer.step()
             for name, term in terms.items():
                 curves.setdefault(name, []).append(float(term.detach()))
-            progress(step + 1, total_steps, float(loss.detach()))
+            progress(step + 1, config.steps, float(loss.detach()))
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
     return FitResult(free.face().detach(), curves)
 
 
-def _terms(model, image, face, config, landmarks, mask, features, only_landmarks) -> dict[str, Tensor]:
+def _terms(model, image, face, config, landmarks, mask, features, posing) -> dict[str, Tensor]:
     geometry = model.decode(face.latents)
-    latents = face.latents
-    prior = (latents.shape_latent**2).mean() + (latents.albedo_latent**2).mean()
-    terms = {"latent_prior": config.latent_prior * prior}
+    terms = {}
     if landmarks is not None and config.landmark > 0:
-        pixels, _ = project(face.camera, model.template.landmarks(geometry.vertices_final))
+        vertices = geometry.vertices_final.detach() if posing else geometry.vertices_final
+        pixels, _ = project(face.camera, model.template.landmarks(vertices))
         terms["landmark"] = config.landmark * landmark_distance(pixels, landmarks).mean() / (image.shape[-1] / 2)
-    if only_landmarks:
+    if posing:
         return terms
+    prior = (face.latents.shape_latent**2).mean() + (face.latents.albedo_latent**2).mean()
+    terms["latent_prior"] = config.latent_prior * prior
     size = (image.shape[-2], image.shape[-1])
     drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
     seen = drawn.mask if mask is None else drawn.mask & mask
     terms["photo"] = config.photo * l21(drawn.images[:, 0], image, seen).mean()
-    if config.light_prior > 0:
-        tint = face.sh_coefficients - face.sh_coefficients.mean(1, keepdim=True)
-        terms["light_prior"] = config.light_prior * (tint**2).mean()
     if features is not None and config.perceptual > 0:
         picture = composite(drawn.images[:, 0], image, seen)
         terms["perceptual"] = config.perceptual * feature_distance(features(picture), features(image)).mean()
@@ -150,15 +150,15 @@ def _terms(model, image, face, config, landmarks, mask, features, only_landmarks
 
 
 @torch.no_grad()
-def photometric_error(
-    model: FaceModel,
-    image: Float[Tensor, "batch 3 height width"],
-    face: Face,
-    mask: Bool[Tensor, "batch height width"] | None = None,
-) -> Float[Tensor, " batch"]:
-    """l2,1 of (S, A) over ``mask``, where uncovered pixels count as black; over the drawn face without a mask."""
-    geometry = model.decode(face.latents)
+def photometric_errors(
+    model: FaceModel, image: Float[Tensor, "batch 3 height width"], faces: list[Face]
+) -> list[Float[Tensor, " batch"]]:
+    """l2,1 of (S, A) of several estimates over all pixels that any of them covers; uncovered is black."""
     size = (image.shape[-2], image.shape[-1])
-    drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
-    picture = drawn.images[:, 0].clamp(0, 1)
-    return masked_mean(pixel_distance(picture, image), drawn.mask if mask is None else mask)
+    pictures, covered = [], torch.zeros_like(image[:, 0], dtype=torch.bool)
+    for face in faces:
+        geometry = model.decode(face.latents)
+        drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
+        pictures.append(drawn.images[:, 0].clamp(0, 1))
+        covered = covered | drawn.mask
+    return [masked_mean(pixel_distance(picture, image), covered) for picture in pictures]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
-from nl3dmm.geometry.camera import camera_from_logits
-from nl3dmm.geometry.lighting import white_light
+from nl3dmm.geometry.camera import FACE_FILL, camera_from_logits
+from nl3dmm.geometry.lighting import Encoding, white_light
 from nl3dmm.nn.encoder import Encoder, EncoderConfig
 from nl3dmm.nn.uv_decoder import DecoderConfig, UVDecoder
 from nl3dmm.render.scene import Rendering, render_textures
@@ -37,6 +37,11 @@ class ModelConfig:
         check_range("model.albedo_latent", self.albedo_latent, 1, 65536)
         if self.encoding not in ("none", "srgb"):
             raise ConfigError(f"model.encoding: got {self.encoding!r}; expected 'none' or 'srgb'. Choose one.")
+
+    @property
+    def shading_space(self) -> Encoding:
+        """``encoding`` as the renderer's type."""
+        return "srgb" if self.encoding == "srgb" else "none"
 
 
 @dataclass(frozen=True)
@@ -156,8 +161,9 @@ class FaceModel(nn.Module):
         image_size: tuple[int, int],
     ) -> Rendering:
         """Draw meshes with several albedo maps under the face's camera and light."""
-        encoding = "srgb" if self.config.encoding == "srgb" else "none"
-        return render_textures(vertices, albedos, face.camera, face.sh_coefficients, self.surface, image_size, encoding)
+        return render_textures(
+            vertices, albedos, face.camera, face.sh_coefficients, self.surface, image_size, self.config.shading_space
+        )
 
 
 def _bounded_mm(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -165,7 +171,7 @@ def _bounded_mm(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def _mean_scale(template: FaceTemplate, image_size: int) -> float:
-    """px per mm when the mean face's landmark box takes 0.57 of the image, as crops and synthetic faces do."""
+    """px per mm when the mean face is framed as crops and synthetic faces are."""
     landmarks = template.landmarks(template.vertices[None])[0, :, :2]
     extent = (landmarks.amax(0) - landmarks.amin(0)).max()
-    return 0.57 * image_size / float(extent)
+    return FACE_FILL * image_size / float(extent)

@@ -1,5 +1,6 @@
 """``fit_latent``: a photo in, a face out."""
 
+import copy
 import json
 import re
 import time
@@ -20,17 +21,18 @@ from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.errors import BackendError, ImageError, ShapeError
 from nl3dmm.export import write_obj
 from nl3dmm.face_search import explained_variance, find_face
-from nl3dmm.fitting import FitConfig, FitResult, Progress, optimise_faces, photometric_error
+from nl3dmm.fitting import FitConfig, FitResult, Progress, optimise_faces, photometric_errors
 from nl3dmm.geometry.camera import project
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import error_picture, stack_rows
+from nl3dmm.render import default_device
 from nl3dmm.render.scene import composite, render_geometry
 from nl3dmm.types import Camera
 
 DEFAULT_MODEL = Path("runs/default")
 _PANEL_SIZE = 256
-# Fits of faces explain 0.5 to 0.99 of the colour variance they cover; fits to pictures without a face stay below this.
+# Asked only where the model had to search for the face itself.
 _LEAST_EVIDENCE = 0.25
 
 
@@ -44,8 +46,8 @@ class Reconstruction:
     face: Face  # latents, camera and light in the crop's frame
     geometry: Geometry
     losses: dict[str, list[float]]  # weighted terms, one value per step
-    start_error: float  # photometric l2,1 of (S, A) over the face it covers, encoder alone
-    final_error: float
+    start_error: float  # photometric l2,1 of (S, A), encoder alone, over what start or final covers
+    final_error: float  # the same after fitting
     seconds: float
 
     @property
@@ -178,7 +180,7 @@ def fit_latent(
         ShapeError: wrong landmarks or box.
         CheckpointError: no trained model, or a damaged one.
     """
-    photo = read_image(image)
+    photo = read_image(image).cpu()
     points = _read_points(landmarks, photo)
     frame = None if box is None else _check_box(box)
     trained = model if isinstance(model, TrainedSystem) else load_system(model, device=_pick_device(device))
@@ -194,27 +196,32 @@ def fit_latent(
     picture = crop.image(photo)[None].to(network.device)
     with torch.no_grad():
         start = network.encode(picture)
+    if points is None and frame is None:
+        _check_evidence(float(explained_variance(network, picture, start)))
     targets = None if points is None else crop.points_to_crop(points)[None].to(network.device)
     result = _optimise(network, picture, start, targets, steps, progress)
-    evidence = float(explained_variance(network, picture, result.face))
-    if evidence < _LEAST_EVIDENCE:
-        raise ImageError(
-            f"image: no face found; the fitted face explains {max(evidence, 0):.0%} of the colours it covers, expected "
-            f"at least {_LEAST_EVIDENCE:.0%}. Give landmarks or a box of the face, or another photo."
-        )
     with torch.no_grad():
         geometry = network.decode(result.face.latents)
+    start_error, final_error = photometric_errors(network, picture, [start, result.face])
     return Reconstruction(
         photo=photo,
         crop=crop,
-        model=network.cpu(),
+        model=network if network.device.type == "cpu" else copy.deepcopy(network).cpu(),
         face=result.face.to("cpu"),
         geometry=geometry.to("cpu"),
         losses=result.curves,
-        start_error=float(photometric_error(network, picture.cpu(), start.to("cpu"))),
-        final_error=float(photometric_error(network, picture.cpu(), result.face.to("cpu"))),
+        start_error=float(start_error),
+        final_error=float(final_error),
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_evidence(evidence: float) -> None:
+    if evidence < _LEAST_EVIDENCE:
+        raise ImageError(
+            f"image: no face found; the best guess explains {max(evidence, 0):.0%} of the colours it covers, expected "
+            f"at least {_LEAST_EVIDENCE:.0%}. Give landmarks or a box of the face, or another photo."
+        )
 
 
 def _optimise(model, picture, start, targets, steps, progress) -> FitResult:
@@ -244,7 +251,7 @@ def _check_box(box: Sequence[float]) -> tuple[float, float, float, float]:
 
 def _pick_device(device: str) -> str:
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return default_device()
     if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
         raise BackendError(f"device: got {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:0'. Choose one.")
     if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():

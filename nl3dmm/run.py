@@ -42,13 +42,15 @@ def run_training(config: RunConfig) -> Path:
     torch.set_num_threads(threads)
     resume_from, first_step = _resume_point(config, output)
     template = load_template(config.template, config.template_path, config.uv_size)
-    save_template(template, output / TEMPLATE_FILE)
+    if resume_from is None:
+        save_template(template, output / TEMPLATE_FILE)
     with atomic_path(output / _CONFIG_FILE) as temporary:
         temporary.write_text(config_to_yaml(config))
     console.print(
         f"nl3dmm: {config.system} on template {template.name}, {threads} threads, output {output}", soft_wrap=True
     )
-    world = SyntheticWorld(template, config.world, config.model.image_size, config.seed)
+    model = config.model
+    world = SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
     bank = _open_bank(world, config, console)
     seed_everything(config.seed, workers=True, verbose=False)
     module = TrainingModule(config, template)
@@ -57,6 +59,8 @@ def run_training(config: RunConfig) -> Path:
     trainer = build_trainer(config, [panels], first_step)
     started = time.perf_counter()
     _fit(trainer, module, data, resume_from)
+    # The callback saves every n-th step only; the last step is what the run was for.
+    trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
     checkpoint = find_checkpoint(output)
     _summarise(console, load_system(checkpoint), output, time.perf_counter() - started)
     return checkpoint
@@ -108,7 +112,7 @@ def _open_bank(world: SyntheticWorld, config: RunConfig, console: Console) -> Fa
 def _summarise(console: Console, trained: TrainedSystem, output: Path, seconds: float) -> None:
     """Feed-forward figures on unseen faces, and what to type next."""
     results = evaluate(trained, Protocol(latent_steps=0))
-    console.print(f"\n128 unseen faces, encoder alone (in brackets: ratio to the mean face), {seconds / 60:.1f} min:")
+    console.print(f"\n128 unseen, unoccluded faces, encoder alone (ratio to the mean face), {seconds / 60:.1f} min:")
     console.print(table(results), highlight=False, soft_wrap=True)
     last = os.path.relpath(output)
     console.print(
@@ -139,7 +143,7 @@ class _Panels(Callback):
         model = module.system.model
         if self._batch is None:
             world = self.world
-            other = SyntheticWorld(world.template, world.config, world.image_size, seed=world.seed + 1)
+            other = SyntheticWorld(world.template, world.config, world.image_size, world.seed + 1, world.encoding)
             self._batch = sample_faces(other, self.faces)
         batch = self._batch.to(module.device)
         model.eval()

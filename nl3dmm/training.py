@@ -15,6 +15,7 @@ from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.checkpoint import check_template, describe, read_card
 from nl3dmm.checkpoint_io import VerifiedCheckpointIO
 from nl3dmm.errors import Nl3dmmError
+from nl3dmm.render import default_device
 from nl3dmm.settings import LoggingConfig, RunConfig, TrainingConfig
 from nl3dmm.systems.highfidelity import HighFidelity
 from nl3dmm.types import FaceBatch
@@ -146,6 +147,8 @@ def build_trainer(config: RunConfig, callbacks: list[Callback], first_step: int 
         callbacks=[checkpoints, RichProgressBar(leave=True), *callbacks],
         plugins=[VerifiedCheckpointIO()],
         log_every_n_steps=config.logging.every,
+        accelerator="gpu" if default_device() == "cuda" else "cpu",
+        devices=1,
         use_distributed_sampler=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

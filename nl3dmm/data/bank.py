@@ -111,7 +111,15 @@ def _open(path: Path) -> np.ndarray:
 
 
 def _key(world: SyntheticWorld, size: int) -> str:
-    facts = [WORLD_VERSION, asdict(world.config), world.template.hash, world.image_size, world.seed, size]
+    facts = [
+        WORLD_VERSION,
+        asdict(world.config),
+        world.template.hash,
+        world.image_size,
+        world.seed,
+        world.encoding,
+        size,
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nl3dmm.errors import ImageError
+from nl3dmm.geometry.camera import FACE_FILL
 from nl3dmm.types import Camera
 
-FACE_FILL = 0.57  # part of the crop's side that the landmarks' box takes; leaves the forehead inside
 _MIN_FACE = 1.0  # px
 
 

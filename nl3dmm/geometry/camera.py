@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from nl3dmm.types import Camera
 
 CAMERA_LOGITS = 9  # rotation 6D, translation 2, log scale 1
+FACE_FILL = 0.57  # larger side of the landmarks' box over the image's side: photos, synthetic faces, mean camera
 _DEPTH_RANGE_MM = 400.0  # |X_z| of a face stays below, so |z / w| < 1
 _MIN_W = 1e-3
 

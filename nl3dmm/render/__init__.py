@@ -1,6 +1,6 @@
 """Mesh -> image: differentiable rasterization, interpolation and texturing."""
 
-from nl3dmm.render._backends import backend_for, backends, warmup
+from nl3dmm.render._backends import backend_for, backends, default_device, warmup
 from nl3dmm.render.api import interpolate, rasterize, texture
 
-__all__ = ["backend_for", "backends", "interpolate", "rasterize", "texture", "warmup"]
+__all__ = ["backend_for", "backends", "default_device", "interpolate", "rasterize", "texture", "warmup"]

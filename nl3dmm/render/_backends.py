@@ -44,6 +44,11 @@ def backend_for(device: torch.device | str) -> str:
     return "torch" if _obstacle("numba", "cpu") else "numba"
 
 
+def default_device() -> str:
+    """``cuda`` where there is a GPU and nvdiffrast can render on it, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() and not _nvdr.obstacle() else "cpu"
+
+
 def backends() -> dict[str, str]:
     """Each backend's name -> ``usable``, or why it is not on this machine."""
     devices = {"numba": "cpu", "torch": "cpu", "nvdiffrast": "cuda"}

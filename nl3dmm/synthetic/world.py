@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
-from nl3dmm.geometry.camera import project, rotation_from_euler
-from nl3dmm.geometry.lighting import directional_light, white_light
+from nl3dmm.geometry.camera import FACE_FILL, project, rotation_from_euler
+from nl3dmm.geometry.lighting import Encoding, directional_light, white_light
 from nl3dmm.render.scene import render_textures
 from nl3dmm.synthetic.draws import Draws
 from nl3dmm.synthetic.scenery import add_head_and_body, add_occluders, backgrounds
@@ -20,7 +20,6 @@ from nl3dmm.synthetic.skin import SkinSampler
 from nl3dmm.types import Camera, FaceBatch
 
 CAMERAS = ("weak_perspective", "perspective", "mixed")
-FILL = 0.57  # larger side of the landmark box over the image side; data.crop frames photos alike
 _SALTS = {"shape": 1, "camera": 2, "light": 3, "scenery": 4, "sensor": 5}
 # Movements go together on real faces (names of the ARKit set); the first is neutral.
 _EXPRESSIONS: tuple[dict[str, float], ...] = (
@@ -68,11 +67,19 @@ class WorldConfig:
 class SyntheticWorld:
     """Draws faces of one template; the same ``(seed, index)`` is the same face in any batch and process."""
 
-    def __init__(self, template: FaceTemplate, config: WorldConfig, image_size: int, seed: int = 0):
+    def __init__(
+        self,
+        template: FaceTemplate,
+        config: WorldConfig,
+        image_size: int,
+        seed: int = 0,
+        encoding: Encoding = "srgb",
+    ):
         self.template = template
         self.config = config
         self.image_size = image_size
         self.seed = seed
+        self.encoding: Encoding = encoding
         self.surface = template.surface()
         self.skin = SkinSampler(template)
         self._identity_basis = without_similarity(template.identity_basis, template.vertices)
@@ -120,7 +127,7 @@ class SyntheticWorld:
         unit = Camera(rotation, torch.zeros(batch, 2), torch.ones(batch), inverse_distance, torch.zeros(batch, 2))
         pixels, _ = project(unit, self.template.landmarks(vertices))
         low, high = pixels.amin(1), pixels.amax(1)
-        scale = FILL * self.image_size / (high - low).amax(1) * draws.uniform(0.9, 1.1)
+        scale = FACE_FILL * self.image_size / (high - low).amax(1) * draws.uniform(0.9, 1.1)
         jitter = draws.normal(0.03, 0.08, 2) * self.image_size
         principal_point = self.image_size / 2 + jitter - scale[:, None] * (low + high) / 2
         return Camera(rotation, torch.zeros(batch, 2), scale, inverse_distance, principal_point)
@@ -135,7 +142,7 @@ class SyntheticWorld:
             camera.principal_point * factor,
         )
         drawn = render_textures(
-            vertices, albedo[:, None], large, light, self.surface, (size * factor, size * factor), "srgb"
+            vertices, albedo[:, None], large, light, self.surface, (size * factor, size * factor), self.encoding
         )
         covered = F.avg_pool2d(drawn.mask[:, None].float(), factor)
         colour = F.avg_pool2d(drawn.images[:, 0].clamp(0, 1) * drawn.mask[:, None], factor)

@@ -27,6 +27,10 @@ from nl3dmm.types import FaceBatch
 
 _CM2_PER_MM2 = 0.01
 _ALBEDO_DEAD_ZONE = 0.01
+_RENDERED_TERMS = (
+    *("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "perceptual"),
+    *("albedo_constancy", "residual_symmetry", "white_shading"),
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class HighFidelity(nn.Module):
         geometry = self.model.decode_with(self.linear_shape, self.linear_albedo, face.latents)
         named = asdict(weights)
         terms = self._supervised(batch, face, geometry)
-        return weighted_sum({name: term for name, term in terms.items() if named[name] > 0}, named)
+        return weighted_sum(terms, named)
 
     def objective(self, batch: FaceBatch, weights: LossWeights) -> Objective:
         """Weighted loss of one batch; rendering is skipped while nothing needs it."""
@@ -124,10 +128,10 @@ class HighFidelity(nn.Module):
         geometry = self.model.decode(face.latents)
         named = asdict(weights)
         terms = self._supervised(batch, face, geometry) | self._regularisers(geometry)
-        if any(named[name] for name in named if name.startswith(("photo", "perceptual"))):
+        if any(named[name] > 0 for name in _RENDERED_TERMS):
             rendered = self.model.render_four(face, geometry, (batch.image.shape[-2], batch.image.shape[-1]))
             terms |= self._reconstruction(batch, rendered) | self._visibility_terms(batch, face, geometry, rendered)
-        return weighted_sum({name: term for name, term in terms.items() if named[name] > 0}, named)
+        return weighted_sum(terms, named)
 
     def _supervised(self, batch: FaceBatch, face: Face, geometry: Geometry) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from nl3dmm.errors import ConfigError
-from nl3dmm.geometry.camera import project
+from nl3dmm.geometry.camera import FACE_FILL, project
 from nl3dmm.geometry.lighting import shade
 from nl3dmm.geometry.mesh import vertex_normals
 from nl3dmm.render.scene import render_textures
 from nl3dmm.synthetic.draws import Draws
-from nl3dmm.synthetic.world import FILL, SyntheticWorld, WorldConfig, _usual_expressions, mean_face, without_similarity
+from nl3dmm.synthetic.world import SyntheticWorld, WorldConfig, _usual_expressions, mean_face, without_similarity
 from nl3dmm.types import FaceBatch, concatenate
 
 SIZE = 48
@@ -115,7 +115,7 @@ def test_super_sampling_changes_the_edges_only_a_little(small_world):
 def test_faces_are_framed_as_crops_are(batch):
     extent = batch.landmarks.amax(1) - batch.landmarks.amin(1)
     fill = extent.amax(1) / SIZE
-    assert ((fill > 0.88 * FILL) & (fill < 1.12 * FILL)).all()
+    assert ((fill > 0.88 * FACE_FILL) & (fill < 1.12 * FACE_FILL)).all()
     centre = (batch.landmarks.amax(1) + batch.landmarks.amin(1)) / 2
     assert (centre / SIZE - 0.5).abs().max() < 0.081
     assert ((batch.landmarks > 0) & (batch.landmarks < SIZE)).float().mean() > 0.99

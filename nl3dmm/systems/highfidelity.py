@@ -109,10 +109,14 @@ class HighFidelity(nn.Module):
         sizes = config.model
         self.linear_shape = LinearUVDecoder(sizes.shape_latent, template.uv_size)
         self.linear_albedo = LinearUVDecoder(sizes.albedo_latent, template.uv_size)
-        loss = config.loss
-        needs_features = max(loss.pretrain.perceptual, loss.finetune.perceptual) > 0
-        self._features = [FeatureNetwork(loss.perceptual)] if needs_features else []
+        self._features: list[FeatureNetwork] = []
         self.register_buffer("skin_interior", erode(template.uv_mask), persistent=False)
+
+    def feature_network(self) -> FeatureNetwork:
+        """The perceptual term's network, loaded when first asked for."""
+        if not self._features:
+            self._features.append(FeatureNetwork(self.config.loss.perceptual))
+        return self._features[0]
 
     def linear_objective(self, batch: FaceBatch, weights: LossWeights) -> Objective:
         """Supervised loss of the encoder with linear decoders: a cheap start for encoder and latents."""
@@ -130,7 +134,9 @@ class HighFidelity(nn.Module):
         terms = self._supervised(batch, face, geometry) | self._regularisers(geometry)
         if any(named[name] > 0 for name in _RENDERED_TERMS):
             rendered = self.model.render_four(face, geometry, (batch.image.shape[-2], batch.image.shape[-1]))
-            terms |= self._reconstruction(batch, rendered) | self._visibility_terms(batch, face, geometry, rendered)
+            terms |= self._reconstruction(batch, rendered, weights) | self._visibility_terms(
+                batch, face, geometry, rendered
+            )
         return weighted_sum(terms, named)
 
     def _supervised(self, batch: FaceBatch, face: Face, geometry: Geometry) -> dict[str, Tensor]:
@@ -162,22 +168,29 @@ class HighFidelity(nn.Module):
             distances.append(landmark_distance(pixels, target))
         return (distances[0] + distances[1]) / 2
 
-    def _reconstruction(self, batch: FaceBatch, rendered: FourRenderings) -> dict[str, Tensor]:
+    def _masks(self, batch: FaceBatch, rendered: FourRenderings) -> tuple[Tensor, Tensor]:
+        """Pixels of each shape's rendering that are known to show the face."""
         known = torch.ones_like(rendered.proxy_mask) if batch.mask is None else batch.mask
-        proxy_mask, final_mask = rendered.proxy_mask & known, rendered.final_mask & known
-        terms = {
+        return rendered.proxy_mask & known, rendered.final_mask & known
+
+    def _reconstruction(self, batch: FaceBatch, rendered: FourRenderings) -> dict[str, Tensor]:
+        proxy_mask, final_mask = self._masks(batch, rendered)
+        return {
             "photo_proxy_proxy": l21(rendered.proxy_proxy, batch.image, proxy_mask),
             "photo_proxy_final": l21(rendered.proxy_final, batch.image, proxy_mask),
             "photo_final_proxy": l21(rendered.final_proxy, batch.image, final_mask),
         }
-        if self._features:
-            network = self._features[0].to(batch.image.device)
-            pairs = [(rendered.proxy_final, proxy_mask), (rendered.final_proxy, final_mask)]
-            pictures = [composite(picture, batch.image, mask) for picture, mask in pairs]
-            target = network(batch.image)
-            distances = [feature_distance(network(picture), target) for picture in pictures]
-            terms["perceptual"] = (distances[0] + distances[1]) / 2
-        return terms
+
+    def _perceptual(self, batch: FaceBatch, rendered: FourRenderings) -> Tensor:
+        network = self.feature_network().to(batch.image.device)
+        proxy_mask, final_mask = self._masks(batch, rendered)
+        pictures = [
+            composite(rendered.proxy_final, batch.image, proxy_mask),
+            composite(rendered.final_proxy, batch.image, final_mask),
+        ]
+        target = network(batch.image)
+        distances = [feature_distance(network(picture), target) for picture in pictures]
+        return (distances[0] + distances[1]) / 2
 
     def _regularisers(self, geometry: Geometry) -> dict[str, Tensor]:
         maps, mask = geometry.maps, self.model.template.uv_mask

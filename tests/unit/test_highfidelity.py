@@ -23,6 +23,11 @@ RENDERED = {
 SIZE = (48, 48)
 
 
+def reconstruction(system, batch, rendered):
+    """All terms that compare a rendering with the image."""
+    return system._reconstruction(batch, rendered) | {"perceptual": system._perceptual(batch, rendered)}
+
+
 @pytest.fixture
 def system(small_model_config, small_template) -> HighFidelity:
     perceptual = PerceptualConfig(layers=("conv1_1",), weights="random", size=32)
@@ -112,13 +117,13 @@ def test_landmarks_are_measured_in_half_image_sizes(system, batch):
 def test_reconstruction_is_zero_at_the_truth(system, batch):
     face, geometry = truth(batch)
     drawn = system.model.render_four(face, geometry, SIZE)
-    terms = system._reconstruction(batch, drawn)
+    terms = reconstruction(system, batch, drawn)
     assert set(terms) == {"photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "perceptual"}
     for name, term in terms.items():
         assert term.shape == (4,), name
         assert term.max() < 2e-3, name  # pixels above 1 are clipped in the photo only
     wrong = replace(batch, sh_coefficients=batch.sh_coefficients * 0.5)
-    darker = system._reconstruction(batch, system.model.render_four(*truth(wrong), SIZE))
+    darker = reconstruction(system, batch, system.model.render_four(*truth(wrong), SIZE))
     for name, term in darker.items():
         assert (term > terms[name] + 1e-3).all(), name
 
@@ -129,14 +134,14 @@ def test_reconstruction_looks_inside_the_known_mask_only(system, batch):
     half = replace(batch, mask=batch.mask & left)
     face, geometry = truth(replace(batch, sh_coefficients=batch.sh_coefficients * 0.5))
     drawn = system.model.render_four(face, geometry, SIZE)
-    before = system._reconstruction(half, drawn)
+    before = reconstruction(system, half, drawn)
     spoilt = torch.where(left, batch.image, torch.rand_like(batch.image))
-    for name, term in system._reconstruction(replace(half, image=spoilt), drawn).items():
+    for name, term in reconstruction(system, replace(half, image=spoilt), drawn).items():
         if name.startswith("photo"):
             torch.testing.assert_close(term, before[name], msg=name)
             assert (term > 1e-3).all(), name
     nothing = replace(batch, mask=torch.zeros_like(batch.mask))
-    for name, term in system._reconstruction(nothing, drawn).items():
+    for name, term in reconstruction(system, nothing, drawn).items():
         assert term.abs().max() < 1e-9, name
 
 
@@ -166,13 +171,13 @@ def test_albedo_may_change_where_the_image_seen_at_a_texel_does(system, batch, s
 def test_each_photo_term_has_its_own_pair(system, batch):
     """Final albedo moves the second term only, final shape the third."""
     face, geometry = truth(batch)
-    before = system._reconstruction(batch, system.model.render_four(face, geometry, SIZE))
+    before = reconstruction(system, batch, system.model.render_four(face, geometry, SIZE))
     maps = replace(geometry.maps, albedo_final=1 - geometry.maps.albedo_final)
-    after = system._reconstruction(batch, system.model.render_four(face, replace(geometry, maps=maps), SIZE))
+    after = reconstruction(system, batch, system.model.render_four(face, replace(geometry, maps=maps), SIZE))
     changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-5)}
     assert changed == {"photo_proxy_final", "perceptual"}
     stretched = replace(geometry, vertices_final=geometry.vertices_final * torch.tensor([1.0, 1.2, 1.0]))
-    after = system._reconstruction(batch, system.model.render_four(face, stretched, SIZE))
+    after = reconstruction(system, batch, system.model.render_four(face, stretched, SIZE))
     changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-5)}
     assert changed == {"photo_final_proxy", "perceptual"}
 
@@ -257,9 +262,9 @@ def test_a_few_steps_lower_the_objective(system, batch):
 
 
 def test_features_are_no_part_of_the_checkpoint(system):
-    assert system._features[0].weights_source == "random"
-    assert all(name.startswith("model.") for name in system.state_dict())
-    shared = {p.data_ptr() for p in system._features[0].parameters()}
+    assert system.feature_network().weights_source == "random"
+    assert all(name.startswith(("model.", "linear_")) for name in system.state_dict())
+    shared = {p.data_ptr() for p in system.feature_network().parameters()}
     assert not shared & {p.data_ptr() for p in system.parameters()}
 
 

@@ -1,7 +1,7 @@
 """Reconstruct faces by optimising latents, camera and light (paper section 4: "solely by optimizing latents")."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from nl3dmm.config import check_range
 from nl3dmm.geometry.camera import project, rotation_from_6d
 from nl3dmm.losses.pixels import feature_distance, l21, masked_mean, pixel_distance
 from nl3dmm.losses.shape import landmark_distance
-from nl3dmm.model import Face, FaceModel
+from nl3dmm.model import Face, FaceModel, Geometry
 from nl3dmm.nn.perceptual import FeatureNetwork
 from nl3dmm.render.scene import composite
 from nl3dmm.types import Camera, Latents
@@ -29,15 +29,19 @@ class FitConfig:
     camera_rate: float = 0.006
     pose_rate: float = 0.03  # of the camera in the landmark steps
     landmark_steps: int = 0  # the first of the steps: the camera alone, on landmarks alone
+    detail_steps: int = 0  # the last of the steps: a free albedo residual in UV space joins
+    detail_rate: float = 0.05
     photo: float = 1.0
     perceptual: float = 0.0
     landmark: float = 0.0
     latent_prior: float = 0.002
+    detail_prior: float = 0.02  # l1 of the albedo residual and of its differences between neighbours
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 100_000)
         check_range("learning_rate", self.learning_rate, 1e-9, 10)
         check_range("landmark_steps", self.landmark_steps, 0, self.steps - 1)
+        check_range("detail_steps", self.detail_steps, 0, self.steps - self.landmark_steps)
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,13 @@ class FitResult:
 
     face: Face
     curves: dict[str, list[float]]
+    albedo_detail: Float[Tensor, "batch 3 uv_height uv_width"]  # raw residual of the final albedo, before its sigmoid
 
 
 class _FreeFace:
     """A face as free parameters: latents, 6D rotation, translation in half image sizes, log scale, light."""
 
-    def __init__(self, start: Face, image_size: int):
+    def __init__(self, start: Face, image_size: int, uv_size: tuple[int, int]):
         self.start, self.half_size = start, image_size / 2
 
         def free(value: Tensor) -> Tensor:
@@ -62,17 +67,20 @@ class _FreeFace:
         self.translation = free(start.camera.translation / self.half_size)
         self.log_scale = free(start.camera.scale.log())
         self.light = free(start.sh_coefficients)
+        self.albedo_detail = free(start.sh_coefficients.new_zeros(len(start.sh_coefficients), 3, *uv_size))
 
-    def groups(self, config: FitConfig, posing: bool) -> list[dict]:
+    def groups(self, config: FitConfig, stage: str) -> list[dict]:
         camera = [self.rotation, self.translation, self.log_scale]
-        if posing:
+        if stage == "pose":
             return [{"params": camera, "lr": config.pose_rate}]
         latents = [self.shape_latent, self.albedo_latent]
-        return [
+        groups = [
             {"params": latents, "lr": config.learning_rate},
             {"params": camera, "lr": config.camera_rate},
             {"params": [self.light], "lr": config.light_rate},
         ]
+        detail = {"params": [self.albedo_detail], "lr": config.detail_rate}
+        return [*groups, detail] if stage == "detail" else groups
 
     def face(self) -> Face:
         start = self.start.camera
@@ -103,18 +111,19 @@ def optimise_faces(
         landmarks: pixels of ``image``; needed for ``config.landmark`` and ``config.landmark_steps``.
         features: network of the perceptual term; needed when ``config.perceptual`` > 0.
     """
-    free = _FreeFace(start.detach(), image.shape[-1])
+    free = _FreeFace(start.detach(), image.shape[-1], model.template.uv_size)
+    stages = ["pose"] * config.landmark_steps + ["latents"] * (config.steps - config.landmark_steps)
+    stages[config.steps - config.detail_steps :] = ["detail"] * config.detail_steps
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     curves: dict[str, list[float]] = {}
     try:
-        for step in range(config.steps):
-            if step in (0, config.landmark_steps):
-                posing = step < config.landmark_steps
-                optimizer = torch.optim.Adam(free.groups(config, posing), betas=(0.9, 0.99))
+        for step, stage in enumerate(stages):
+            if step == 0 or stage != stages[step - 1]:
+                optimizer = torch.optim.Adam(free.groups(config, stage), betas=(0.9, 0.99))
             optimizer.zero_grad(set_to_none=True)
-            terms = _terms(model, image, free.face(), config, landmarks, mask, features, posing)
+            terms = _terms(model, image, free, config, landmarks, mask, features, stage)
             loss = sum(terms.values(), torch.zeros((), device=image.device))
             # Sum over faces: each face's gradient is as if it were alone.
             (loss * len(image)).backward()
@@ -125,12 +134,27 @@ def optimise_faces(
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    return FitResult(free.face().detach(), curves)
+    return FitResult(free.face().detach(), curves, free.albedo_detail.detach())
 
 
-def _terms(model, image, face, config, landmarks, mask, features, posing) -> dict[str, Tensor]:
+def add_albedo_detail(geometry: Geometry, detail: Float[Tensor, "batch 3 uv_height uv_width"]) -> Geometry:
+    """The geometry whose final albedo carries a raw residual; stays in [0, 1]."""
+    raw = torch.logit(geometry.maps.albedo_final, eps=1e-4) + detail
+    return replace(geometry, maps=replace(geometry.maps, albedo_final=raw.sigmoid()))
+
+
+def _detail_magnitude(detail: Tensor) -> Tensor:
+    down, right = detail.diff(dim=2).abs().mean(), detail.diff(dim=3).abs().mean()
+    return detail.abs().mean() + down + right
+
+
+def _terms(model, image, free, config, landmarks, mask, features, stage) -> dict[str, Tensor]:
+    face, posing = free.face(), stage == "pose"
     geometry = model.decode(face.latents)
     terms = {}
+    if stage == "detail":
+        geometry = add_albedo_detail(geometry, free.albedo_detail)
+        terms["detail_prior"] = config.detail_prior * _detail_magnitude(free.albedo_detail)
     if landmarks is not None and config.landmark > 0:
         vertices = geometry.vertices_final.detach() if posing else geometry.vertices_final
         pixels, _ = project(face.camera, model.template.landmarks(vertices))
@@ -151,13 +175,12 @@ def _terms(model, image, face, config, landmarks, mask, features, posing) -> dic
 
 @torch.no_grad()
 def photometric_errors(
-    model: FaceModel, image: Float[Tensor, "batch 3 height width"], faces: list[Face]
+    model: FaceModel, image: Float[Tensor, "batch 3 height width"], estimates: list[tuple[Face, Geometry]]
 ) -> list[Float[Tensor, " batch"]]:
     """l2,1 of (S, A) of several estimates over all pixels that any of them covers; uncovered is black."""
     size = (image.shape[-2], image.shape[-1])
     pictures, covered = [], torch.zeros_like(image[:, 0], dtype=torch.bool)
-    for face in faces:
-        geometry = model.decode(face.latents)
+    for face, geometry in estimates:
         drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
         pictures.append(drawn.images[:, 0].clamp(0, 1))
         covered = covered | drawn.mask

@@ -21,7 +21,7 @@ from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.errors import BackendError, ImageError, ShapeError
 from nl3dmm.export import write_obj
 from nl3dmm.face_search import explained_variance, find_face
-from nl3dmm.fitting import FitConfig, FitResult, Progress, optimise_faces, photometric_errors
+from nl3dmm.fitting import FitConfig, FitResult, Progress, add_albedo_detail, optimise_faces, photometric_errors
 from nl3dmm.geometry.camera import project
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
 from nl3dmm.outputs import atomic_path, prepare_output_folder
@@ -32,6 +32,8 @@ from nl3dmm.types import Camera
 
 DEFAULT_MODEL = Path("runs/default")
 _PANEL_SIZE = 256
+# Photos differ from the synthetic faces that the decoders know: latents must not run away to explain them.
+_LEARNING_RATE, _LATENT_PRIOR = 0.05, 0.02
 # Asked only where the model had to search for the face itself.
 _LEAST_EVIDENCE = 0.25
 
@@ -162,7 +164,7 @@ def fit_latent(
     model: str | Path | TrainedSystem = DEFAULT_MODEL,
     landmarks: str | Path | Float[Tensor, "68 2"] | None = None,
     box: Sequence[float] | None = None,
-    steps: int = 100,
+    steps: int = 150,
     device: str = "auto",
     progress: Progress = lambda step, steps, loss: None,
 ) -> Reconstruction:
@@ -201,8 +203,9 @@ def fit_latent(
     targets = None if points is None else crop.points_to_crop(points)[None].to(network.device)
     result = _optimise(network, picture, start, targets, steps, progress)
     with torch.no_grad():
-        geometry = network.decode(result.face.latents)
-    start_error, final_error = photometric_errors(network, picture, [start, result.face])
+        geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
+        estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
+    start_error, final_error = photometric_errors(network, picture, estimates)
     return Reconstruction(
         photo=photo,
         crop=crop,
@@ -226,9 +229,16 @@ def _check_evidence(evidence: float) -> None:
 
 def _optimise(model, picture, start, targets, steps, progress) -> FitResult:
     if steps == 0:
-        return FitResult(start, {})
+        return FitResult(start, {}, picture.new_zeros(1, 3, *model.template.uv_size))
     guided = targets is not None
-    config = FitConfig(steps=steps, landmark=2.0 if guided else 0.0, landmark_steps=steps // 3 if guided else 0)
+    config = FitConfig(
+        steps=steps,
+        learning_rate=_LEARNING_RATE,
+        latent_prior=_LATENT_PRIOR,
+        landmark=2.0 if guided else 0.0,
+        landmark_steps=steps // 4 if guided else 0,
+        detail_steps=steps * 2 // 5,
+    )
     return optimise_faces(model, picture, start, config, landmarks=targets, progress=progress)
 
 

@@ -11,13 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Image = Float[Tensor, "batch 3 height width"]
-UVMap = Float[Tensor, "batch channels uv_height uv_width"]
-Vertices = Float[Tensor, "batch vertices 3"]
-Triangles = Int[Tensor, "triangles 3"]
-SHCoefficients = Float[Tensor, "batch 3 9"]
-Landmarks2D = Float[Tensor, "batch landmarks 2"]
-
 T = TypeVar("T", bound="TensorFields")
 
 

@@ -33,7 +33,8 @@ logging: {wandb: disabled, every: 1}
 """
 LONGER = (
     "training.images=1600",
-    "training.pretrain_fraction=0.9",
+    "training.linear_fraction=0.3",
+    "training.pretrain_fraction=0.6",
     "training.checkpoint_every=100",
     "training.panel_every=100",
 )

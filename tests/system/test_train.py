@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nl3dmm.checkpoint import load_system
+from nl3dmm.checkpoint_io import load_checkpoint
 from nl3dmm.config import load_config
 from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.images import read_image
@@ -72,6 +73,12 @@ def test_losses_of_both_stages_fall(run):
     assert sum(loss[PRETRAIN_STEPS - 20 : PRETRAIN_STEPS]) < 0.6 * sum(loss[:20])
     photo = [float(row["terms/photo_proxy_final"]) for row in rows[PRETRAIN_STEPS:]]
     assert sum(photo[-5:]) < sum(photo[:5])
+
+
+def test_the_last_step_is_saved(train, tmp_path):
+    """15 steps with a checkpoint every 4: the last three count too."""
+    assert train(tmp_path / "run", "training.images=120") == 0
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 15
 
 
 def test_panels_are_pictures(run):

@@ -20,7 +20,6 @@ from nl3dmm.data.images import ImageSource, read_image, write_png
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.errors import BackendError, ImageError, ShapeError
 from nl3dmm.export import write_obj
-from nl3dmm.face_search import explained_variance, find_face
 from nl3dmm.fitting import FitConfig, FitResult, Progress, add_albedo_detail, optimise_faces, photometric_errors
 from nl3dmm.geometry.camera import project
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
@@ -34,8 +33,6 @@ DEFAULT_MODEL = Path("runs/default")
 _PANEL_SIZE = 256
 # Photos differ from the synthetic faces that the decoders know: latents must not run away to explain them.
 _LEARNING_RATE, _LATENT_PRIOR = 0.05, 0.02
-# Asked only where the model had to search for the face itself.
-_LEAST_EVIDENCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ def fit_latent(
         steps: optimisation steps; 0 gives the encoder's estimate.
 
     Raises:
-        ImageError: unreadable photo, or no face found in it.
+        ImageError: unreadable photo, or neither landmarks nor a box that say where its face is.
         ShapeError: wrong landmarks or box.
         CheckpointError: no trained model, or a damaged one.
     """
@@ -189,17 +186,10 @@ def fit_latent(
     network = trained.system.model
     size = trained.config.model.image_size
     started = time.perf_counter()
-    if points is not None:
-        crop = crop_from_landmarks(points, size)
-    elif frame is not None:
-        crop = crop_from_box(*frame, size)
-    else:
-        crop = find_face(network, photo)
+    crop = _frame_face(points, frame, size)
     picture = crop.image(photo)[None].to(network.device)
     with torch.no_grad():
         start = network.encode(picture)
-    if points is None and frame is None:
-        _check_evidence(float(explained_variance(network, picture, start)))
     targets = None if points is None else crop.points_to_crop(points)[None].to(network.device)
     result = _optimise(network, picture, start, targets, steps, progress)
     with torch.no_grad():
@@ -219,12 +209,15 @@ def fit_latent(
     )
 
 
-def _check_evidence(evidence: float) -> None:
-    if evidence < _LEAST_EVIDENCE:
-        raise ImageError(
-            f"image: no face found; the best guess explains {max(evidence, 0):.0%} of the colours it covers, expected "
-            f"at least {_LEAST_EVIDENCE:.0%}. Give landmarks or a box of the face, or another photo."
-        )
+def _frame_face(points: Tensor | None, box: tuple[float, float, float, float] | None, size: int) -> Crop:
+    if points is not None:
+        return crop_from_landmarks(points, size)
+    if box is not None:
+        return crop_from_box(*box, size)
+    raise ImageError(
+        "image: no face found: got neither landmarks nor a box, and this version has no face detector of its own; "
+        "expected one of them. Give landmarks (68 points) or the face's box."
+    )
 
 
 def _optimise(model, picture, start, targets, steps, progress) -> FitResult:

@@ -27,7 +27,7 @@ LAYERS = (
     ("settings",),
     ("checkpoint_io", "export"),
     ("checkpoint",),
-    ("training", "fitting", "panels", "face_search"),
+    ("training", "fitting", "panels"),
     ("evaluation", "reconstruction"),
     ("run",),
     ("train", "fit", "evaluate", "doctor"),

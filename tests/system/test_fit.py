@@ -14,8 +14,8 @@ from nl3dmm.data.crop import crop_from_landmarks
 from nl3dmm.data.images import read_image, write_png
 from nl3dmm.data.landmark_files import read_landmarks
 from nl3dmm.evaluation import landmark_nme, training_world
-from nl3dmm.face_search import explained_variance, find_face
 from nl3dmm.fit import main
+from nl3dmm.fitting import photometric_errors
 from nl3dmm.geometry.camera import project
 from nl3dmm.reconstruction import Reconstruction, fit_latent
 
@@ -39,8 +39,9 @@ def known_face(trained):
     crops = [crop_from_landmarks(points, 48) for points in faces.landmarks]
     pictures = torch.stack([crop.image(image) for crop, image in zip(crops, faces.image, strict=True)])
     with torch.no_grad():
-        scores = explained_variance(model, pictures, model.encode(pictures))
-    return faces[int(scores.argmax())]
+        face = model.encode(pictures)
+        (errors,) = photometric_errors(model, pictures, [(face, model.decode(face.latents))])
+    return faces[int(errors.argmin())]
 
 
 def drawn_mask(result: Reconstruction) -> torch.Tensor:
@@ -169,16 +170,6 @@ def test_landmarks_guide_the_pose(trained, known_face):
         for steps in (0, STEPS)
     ]
     assert errors[1] < 0.7 * errors[0]
-
-
-def test_search_prefers_the_part_with_a_face(trained, known_face):
-    """A wide photo that is flat grey but for a face; whether the crop fits well is a matter of longer training."""
-    photo = torch.full((3, 192, 448), 0.5)
-    photo[:, :, 240:432] = torch.nn.functional.interpolate(known_face.image, scale_factor=4.0, mode="bilinear")[0]
-    crop = find_face(trained.system.model, photo)
-    assert crop.size == 48
-    assert float(crop.image(photo).std()) > 0.05
-    assert find_face(trained.system.model, photo) == crop
 
 
 def _grey(photo: Image.Image, path: Path) -> Path:

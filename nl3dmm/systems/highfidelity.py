@@ -134,9 +134,9 @@ class HighFidelity(nn.Module):
         terms = self._supervised(batch, face, geometry) | self._regularisers(geometry)
         if any(named[name] > 0 for name in _RENDERED_TERMS):
             rendered = self.model.render_four(face, geometry, (batch.image.shape[-2], batch.image.shape[-1]))
-            terms |= self._reconstruction(batch, rendered, weights) | self._visibility_terms(
-                batch, face, geometry, rendered
-            )
+            terms |= self._reconstruction(batch, rendered) | self._visibility_terms(batch, face, geometry, rendered)
+            if weights.perceptual > 0:
+                terms["perceptual"] = self._perceptual(batch, rendered)
         return weighted_sum(terms, named)
 
     def _supervised(self, batch: FaceBatch, face: Face, geometry: Geometry) -> dict[str, Tensor]:

@@ -236,7 +236,7 @@ def test_hidden_residuals_are_those_turned_away(system, batch, small_template):
 
 def test_every_parameter_gets_a_finite_gradient(system, batch):
     system.objective(batch, LossWeights()).total.backward()
-    for name, parameter in system.named_parameters():
+    for name, parameter in system.model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
 

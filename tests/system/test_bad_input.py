@@ -93,7 +93,7 @@ def test_photo_without_a_face(fit_error, tmp_path, picture):
     write_png(picture(), tmp_path / "photo.png")
     text = fit_error(tmp_path / "photo.png")
     assert text.startswith("image: no face found")
-    assert "Give landmarks or a box of the face, or another photo." in text
+    assert "Give landmarks (68 points) or" in text
 
 
 # Landmarks, boxes, numbers

@@ -50,17 +50,17 @@ def run_training(config: RunConfig) -> Path:
         f"nl3dmm: {config.system} on template {template.name}, {threads} threads, output {output}", soft_wrap=True
     )
     model = config.model
+    seed_everything(config.seed, workers=True, verbose=False)
+    module = TrainingModule(config, template)  # before the faces are drawn: its config errors cost no waiting
     world = SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
     bank = _open_bank(world, config, console)
-    seed_everything(config.seed, workers=True, verbose=False)
-    module = TrainingModule(config, template)
     data = BankDataModule(bank, config.seed, config.training.batch_size, config.training.steps, config.data.workers)
     panels = _Panels(world, output, config.training.panel_every)
     trainer = build_trainer(config, [panels], first_step)
     started = time.perf_counter()
     _fit(trainer, module, data, resume_from)
-    # The callback saves every n-th step only; the last step is what the run was for.
-    trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
+    if trainer.global_step > first_step:  # the callback saves every n-th step only; the last is what the run was for
+        trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
     checkpoint = find_checkpoint(output)
     _summarise(console, load_system(checkpoint), output, time.perf_counter() - started)
     return checkpoint

@@ -30,6 +30,8 @@ class TrainingModule(LightningModule):
         self.template = template
         self.system = HighFidelity(config.highfidelity, template)
         self.system.model.network_dtype = network_dtype(config.training)
+        if config.loss.pretrain.perceptual > 0 or config.loss.finetune.perceptual > 0:
+            self.system.feature_network()  # now, so that a missing file is not found out hours later
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         stage, loss = self.config.training.stage(self.global_step), self.config.loss
@@ -121,8 +123,8 @@ def _csv_logger(output: Path, first_step: int) -> CSVLogger:
             rows = [row for row in csv.DictReader(stream) if row.get("step") and int(row["step"]) < first_step]
     logger = CSVLogger(output, name="", version="")
     for row in rows:
-        values = {name: float(value) for name, value in row.items() if name != "step" and value}
-        logger.log_metrics(values, int(row["step"]))  # type: ignore[arg-type]  # floats are metrics
+        values = {name: value for name, value in row.items() if name != "step" and value}
+        logger.log_metrics(values, int(row["step"]))  # type: ignore[arg-type]  # the text as it was, to the last digit
     logger.save()
     return logger
 

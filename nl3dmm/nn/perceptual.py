@@ -34,6 +34,12 @@ class PerceptualConfig:
 
     def __post_init__(self) -> None:
         check_range("perceptual.size", self.size, 32, 4096)
+        unknown = sorted(set(self.layers) - set(layer_names()))
+        if unknown or not self.layers:
+            raise ConfigError(
+                f"perceptual.layers: got {list(self.layers)}; expected some of {list(layer_names())}. "
+                f"{f'Remove {unknown}' if unknown else 'Name at least one'}."
+            )
 
 
 def layer_names() -> tuple[str, ...]:
@@ -52,12 +58,6 @@ class FeatureNetwork(nn.Module):
 
     def __init__(self, config: PerceptualConfig):
         super().__init__()
-        unknown = sorted(set(config.layers) - set(layer_names()))
-        if unknown or not config.layers:
-            raise ConfigError(
-                f"perceptual.layers: got {list(config.layers)}; expected some of {list(layer_names())}. "
-                f"{f'Remove {unknown}' if unknown else 'Name at least one'}."
-            )
         self.size = config.size
         self.wanted = frozenset(config.layers)
         last = max(layer_names().index(name) for name in config.layers)

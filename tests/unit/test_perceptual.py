@@ -78,10 +78,9 @@ def test_torchvision_file_is_loaded(tmp_path):
     state = torchvision_state()
     torch.save(state, tmp_path / "vgg.pth")
     network = FeatureNetwork(PerceptualConfig(layers=LAYERS, weights=str(tmp_path / "vgg.pth"), size=32))
-    names = list(network.convolutions)
-    for name, index in zip(names, TORCHVISION, strict=True):
-        assert network.convolutions[name].weight.equal(state[f"features.{index}.weight"])
-        assert network.convolutions[name].bias.equal(state[f"features.{index}.bias"])
+    for convolution, index in zip(network.convolutions, TORCHVISION, strict=True):
+        assert convolution.weight.equal(state[f"features.{index}.weight"])
+        assert convolution.bias.equal(state[f"features.{index}.bias"])
     assert network.weights_source.endswith("vgg.pth")
 
 
@@ -98,7 +97,7 @@ def test_auto_without_file_warns_once_and_is_random(hub, network):
     assert len(caught) == 1
     assert "no VGG-16 weights at vgg16-397923af.pth" in str(caught[0].message)
     assert fallback.weights_source == "random"
-    assert fallback.convolutions["conv1_1"].weight.equal(network.convolutions["conv1_1"].weight)
+    assert fallback.convolutions[0].weight.equal(network.convolutions[0].weight)
 
 
 def test_missing_file_is_an_error(tmp_path):

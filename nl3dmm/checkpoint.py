@@ -10,11 +10,12 @@ from nl3dmm.assets.load import load_template
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.checkpoint_io import load_checkpoint
 from nl3dmm.config import config_from_dict, config_to_dict
-from nl3dmm.errors import AssetError, CheckpointError
+from nl3dmm.errors import AssetError, CheckpointError, ConfigError
 from nl3dmm.settings import RunConfig
 from nl3dmm.systems.highfidelity import HighFidelity
 
 FORMAT = 1
+_CARD = {"format", "config", "template_name", "template_hash"}
 TEMPLATE_FILE = "template.safetensors"  # beside the checkpoint's folder: the run's own copy
 
 
@@ -51,7 +52,7 @@ def check_template(card: dict[str, Any], template: FaceTemplate, path: Path) -> 
 def read_card(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """The description inside a checkpoint's state."""
     card = state.get("nl3dmm")
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+    if not isinstance(card, dict) or card.get("format") != FORMAT or not _CARD <= set(card):
         raise CheckpointError(
             f"{path}: got a file without nl3dmm's description of format {FORMAT}; expected a checkpoint written by "
             "python -m nl3dmm.train. Choose another file."
@@ -85,7 +86,10 @@ def load_system(path: str | Path, template: FaceTemplate | None = None, device: 
     file = find_checkpoint(path)
     state = load_checkpoint(file)
     card = read_card(state, file)
-    config = config_from_dict(RunConfig, card["config"])
+    try:
+        config = config_from_dict(RunConfig, card["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: its config is not one of this version ({error}). Train again.") from error
     template = template or _run_template(file, config)
     check_template(card, template, file)
     system = HighFidelity(config.highfidelity, template)

@@ -71,7 +71,7 @@ def face_errors(model: FaceModel, face: Face, batch: FaceBatch) -> dict[str, Flo
     """
     geometry = model.decode(face.latents)
     size = (batch.image.shape[-2], batch.image.shape[-1])
-    drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
+    drawn = model.render_final(face, geometry, size)
     mesh = geometry.vertices_final
     landmarks, _ = project(face.camera, model.template.landmarks(mesh))
     camera, _ = _true_scene(batch)
@@ -117,8 +117,9 @@ def _errors(model, batch, picture, mask, mesh, landmarks, albedo) -> dict[str, T
 
 
 def _angle(rotation: Float[Tensor, "batch 3 3"], target: Float[Tensor, "batch 3 3"]) -> Float[Tensor, " batch"]:
-    trace = (rotation * target).sum((1, 2))
-    return torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1)))
+    """Of the rotation from one to the other, degrees; exact near 0, where the arc cosine is not."""
+    half_sine = (rotation - target).norm(dim=(1, 2)) / 8**0.5
+    return torch.rad2deg(2 * torch.asin(half_sine.clamp_max(1)))
 
 
 def _mean(errors: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -4,16 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from nl3dmm.config import check_range
 from nl3dmm.geometry.camera import project, rotation_from_6d
-from nl3dmm.losses.pixels import feature_distance, l21, masked_mean, pixel_distance
+from nl3dmm.losses.pixels import l21, masked_mean, pixel_distance
 from nl3dmm.losses.shape import landmark_distance
 from nl3dmm.model import Face, FaceModel, Geometry
-from nl3dmm.nn.perceptual import FeatureNetwork
-from nl3dmm.render.scene import composite
 from nl3dmm.types import Camera, Latents
 
 Progress = Callable[[int, int, float], None]
@@ -32,7 +30,6 @@ class FitConfig:
     detail_steps: int = 0  # the last of the steps: a free albedo residual in UV space joins
     detail_rate: float = 0.05
     photo: float = 1.0
-    perceptual: float = 0.0
     landmark: float = 0.0
     latent_prior: float = 0.002
     detail_prior: float = 0.02  # l1 of the albedo residual and of its differences between neighbours
@@ -100,16 +97,12 @@ def optimise_faces(
     start: Face,
     config: FitConfig,
     landmarks: Float[Tensor, "batch 68 2"] | None = None,
-    mask: Bool[Tensor, "batch height width"] | None = None,
-    features: FeatureNetwork | None = None,
     progress: Progress = lambda step, steps, loss: None,
 ) -> FitResult:
     """Adam on latents, camera and light with frozen decoders; every face of the batch is fitted on its own.
 
     Args:
-        mask: pixels that may show skin; ``None`` trusts all that the mesh covers.
         landmarks: pixels of ``image``; needed for ``config.landmark`` and ``config.landmark_steps``.
-        features: network of the perceptual term; needed when ``config.perceptual`` > 0.
     """
     free = _FreeFace(start.detach(), image.shape[-1], model.template.uv_size)
     stages = ["pose"] * config.landmark_steps + ["latents"] * (config.steps - config.landmark_steps)
@@ -123,7 +116,7 @@ def optimise_faces(
             if step == 0 or stage != stages[step - 1]:
                 optimizer = torch.optim.Adam(free.groups(config, stage), betas=(0.9, 0.99))
             optimizer.zero_grad(set_to_none=True)
-            terms = _terms(model, image, free, config, landmarks, mask, features, stage)
+            terms = _terms(model, image, free, config, landmarks, stage)
             loss = sum(terms.values(), torch.zeros((), device=image.device))
             # Sum over faces: each face's gradient is as if it were alone.
             (loss * len(image)).backward()
@@ -148,7 +141,7 @@ def _detail_magnitude(detail: Tensor) -> Tensor:
     return detail.abs().mean() + down + right
 
 
-def _terms(model, image, free, config, landmarks, mask, features, stage) -> dict[str, Tensor]:
+def _terms(model, image, free, config, landmarks, stage) -> dict[str, Tensor]:
     face, posing = free.face(), stage == "pose"
     geometry = model.decode(face.latents)
     terms = {}
@@ -164,12 +157,8 @@ def _terms(model, image, free, config, landmarks, mask, features, stage) -> dict
     prior = (face.latents.shape_latent**2).mean() + (face.latents.albedo_latent**2).mean()
     terms["latent_prior"] = config.latent_prior * prior
     size = (image.shape[-2], image.shape[-1])
-    drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
-    seen = drawn.mask if mask is None else drawn.mask & mask
-    terms["photo"] = config.photo * l21(drawn.images[:, 0], image, seen).mean()
-    if features is not None and config.perceptual > 0:
-        picture = composite(drawn.images[:, 0], image, seen)
-        terms["perceptual"] = config.perceptual * feature_distance(features(picture), features(image)).mean()
+    drawn = model.render_final(face, geometry, size)
+    terms["photo"] = config.photo * l21(drawn.images[:, 0], image, drawn.mask).mean()
     return terms
 
 
@@ -181,7 +170,7 @@ def photometric_errors(
     size = (image.shape[-2], image.shape[-1])
     pictures, covered = [], torch.zeros_like(image[:, 0], dtype=torch.bool)
     for face, geometry in estimates:
-        drawn = model.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], size)
+        drawn = model.render_final(face, geometry, size)
         pictures.append(drawn.images[:, 0].clamp(0, 1))
         covered = covered | drawn.mask
     return [masked_mean(pixel_distance(picture, image), covered) for picture in pictures]

@@ -153,6 +153,10 @@ class FaceModel(nn.Module):
             *(masks[0], masks[1], drawn.shading[half], drawn.normals[half]),
         )
 
+    def render_final(self, face: Face, geometry: Geometry, image_size: tuple[int, int]) -> Rendering:
+        """(S, A) alone: one texture per face."""
+        return self.render(face, geometry.vertices_final, geometry.maps.albedo_final[:, None], image_size)
+
     def render(
         self,
         face: Face,

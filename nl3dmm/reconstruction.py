@@ -94,29 +94,22 @@ class Reconstruction:
         size = (self.photo.shape[-2], self.photo.shape[-1])
         face = replace(self.face, camera=self.camera)
         with torch.no_grad():
-            albedo = self.geometry.maps.albedo_final[:, None]
-            drawn = self.model.render(face, self.geometry.vertices_final, albedo, size)
+            drawn = self.model.render_final(face, self.geometry, size)
             return composite(drawn.images[:, 0].clamp(0, 1), self.photo[None], drawn.mask)[0]
 
     @cached_property
     def panel(self) -> Float[Tensor, "3 height width"]:
         """Photo crop, overlay, clay, and below error, albedo proxy, albedo final."""
         view = replace(self.crop, size=_PANEL_SIZE, scale=self.crop.scale * _PANEL_SIZE / self.crop.size)
-        camera = self.camera
-        in_view = replace(
-            camera,
-            scale=camera.scale * view.scale,
-            translation=camera.translation * view.scale,
-            principal_point=view.points_to_crop(camera.principal_point),
-        )
+        camera = view.camera_to_crop(self.camera)
         photo = view.image(self.photo)[None]
-        face = replace(self.face, camera=in_view)
+        face = replace(self.face, camera=camera)
         size = (_PANEL_SIZE, _PANEL_SIZE)
-        maps, mesh = self.geometry.maps, self.geometry.vertices_final
+        maps = self.geometry.maps
         with torch.no_grad():
-            drawn = self.model.render(face, mesh, maps.albedo_final[:, None], size)
+            drawn = self.model.render_final(face, self.geometry, size)
             over = composite(drawn.images[:, 0].clamp(0, 1), photo, drawn.mask)
-            clay = render_geometry(mesh, in_view, self.model.surface, size)
+            clay = render_geometry(self.geometry.vertices_final, camera, self.model.surface, size)
         masked = [
             torch.where(self.model.template.uv_mask, a, torch.ones_like(a))
             for a in (maps.albedo_proxy, maps.albedo_final)

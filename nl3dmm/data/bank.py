@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -89,15 +90,22 @@ class FaceBank:
                 array.flush()
             card = {"size": self.size, "seed": self.world.seed, "world": asdict(self.world.config)}
             (partial / "card.json").write_text(json.dumps(card, indent=1))
-            if not self.folder.exists():
+            try:
                 partial.rename(self.folder)
+            except OSError:
+                if not (self.folder / "card.json").exists():  # else another process was faster with the same faces
+                    raise
         except OSError as error:
             raise OutputError(
                 f"data.cache: cannot write {self.folder} ({error.strerror}); expected a writable folder with room for "
-                f"{self.size * 56 // 1024} MB. Set data.cache to another folder."
+                f"{_bytes(self.world, self.size) / 1e6:.0f} MB. Set data.cache to another folder."
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _bytes(world: SyntheticWorld, size: int) -> int:
+    return sum(np.dtype(dtype).itemsize * math.prod((size, *shape)) for dtype, shape in _layout(world, size).values())
 
 
 def _open(path: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ Both frames put (0, 0) at the image's top-left corner, so the map is ``crop = (p
 half-pixel term.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nl3dmm.errors import ImageError
-from nl3dmm.geometry.camera import FACE_FILL
+from nl3dmm.geometry.camera import FACE_FILL, zoom
 from nl3dmm.types import Camera
 
 _MIN_FACE = 1.0  # px
@@ -56,14 +56,13 @@ class Crop:
         """Crop pixels (column, row) to photo pixels."""
         return points / self.scale + points.new_tensor([self.left, self.top])
 
+    def camera_to_crop(self, camera: Camera) -> Camera:
+        """The camera that projects to crop pixels what ``camera`` projects to photo pixels; exact, same pose."""
+        return zoom(camera, self.scale, camera.scale.new_tensor([self.left, self.top]))
+
     def camera_to_photo(self, camera: Camera) -> Camera:
         """The camera that projects to photo pixels what ``camera`` projects to crop pixels; exact, same pose."""
-        return replace(
-            camera,
-            scale=camera.scale / self.scale,
-            translation=camera.translation / self.scale,
-            principal_point=self.points_to_photo(camera.principal_point),
-        )
+        return zoom(camera, 1 / self.scale, -self.scale * camera.scale.new_tensor([self.left, self.top]))
 
 
 def crop_from_landmarks(landmarks: Float[Tensor, "68 2"], size: int, fill: float = FACE_FILL) -> Crop:

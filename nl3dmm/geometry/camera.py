@@ -1,5 +1,7 @@
 """Cameras: from network outputs to pixels and clip space. See ``types.Camera`` for the one projection formula."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -79,6 +81,17 @@ def camera_from_logits(logits: Float[Tensor, "batch 9"], image_size: tuple[int, 
     )
 
 
+def zoom(camera: Camera, factor: float | int, origin: Float[Tensor, "2"] | None = None) -> Camera:
+    """The camera of the picture whose pixels are ``(pixels - origin) * factor``: exact, same pose."""
+    point = camera.principal_point if origin is None else camera.principal_point - origin
+    return replace(
+        camera,
+        scale=camera.scale * factor,
+        translation=camera.translation * factor,
+        principal_point=point * factor,
+    )
+
+
 def rotate(camera: Camera, vectors: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points 3"]:
     """Object frame to camera frame."""
     return vectors @ camera.rotation.transpose(-1, -2)
@@ -112,8 +125,3 @@ def clip_from_object(
     x_clip = (camera.scale[:, None] * x + camera.translation[:, :1]) * (2 / width) + centre[:, :1] * w
     y_clip = (camera.translation[:, 1:] - camera.scale[:, None] * y) * (2 / height) + centre[:, 1:] * w
     return torch.stack([x_clip, y_clip, -z / _DEPTH_RANGE_MM, w], -1)
-
-
-def view_direction(camera: Camera) -> Float[Tensor, "batch 3"]:
-    """Direction to the viewer in the object frame, unit length (the optical axis, also for perspective cameras)."""
-    return camera.rotation[:, 2]

@@ -1,4 +1,4 @@
-"""Meshes: normals and edges."""
+"""Meshes: normals."""
 
 import torch
 from jaxtyping import Float, Int
@@ -28,9 +28,3 @@ def vertex_normals(
     for corner in range(3):
         total = total.index_add(1, triangles[:, corner], normals)
     return F.normalize(total, dim=-1, eps=_LEAST_NORMAL)
-
-
-def unique_edges(triangles: Int[Tensor, "triangles 3"]) -> Int[Tensor, "edges 2"]:
-    """Undirected edges, each once, smaller vertex first."""
-    edges = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
-    return torch.unique(edges.sort(dim=1).values, dim=0)

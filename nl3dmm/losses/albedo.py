@@ -51,8 +51,7 @@ def albedo_constancy(
     return (down[0] + right[0]) / (down[1] + right[1]).clamp_min(1)
 
 
-def white_shading(shading: Float[Tensor, "batch points 3"], target: float | None = None) -> Float[Tensor, " batch"]:
-    """Light is white on average: squared deviation of the mean shading's channels from their mean (or ``target``)."""
+def white_shading(shading: Float[Tensor, "batch points 3"]) -> Float[Tensor, " batch"]:
+    """Light is white on average: squared deviation of the mean shading's channels from their mean."""
     mean = shading.mean(1)
-    centre = mean.mean(1, keepdim=True) if target is None else target
-    return ((mean - centre) ** 2).mean(1)
+    return ((mean - mean.mean(1, keepdim=True)) ** 2).mean(1)

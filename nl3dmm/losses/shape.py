@@ -16,15 +16,6 @@ def landmark_distance(
     return torch.sqrt(((landmarks - target) ** 2).sum(-1) + _EPS).mean(-1)
 
 
-def mean_square_distance(
-    uv_map: Float[Tensor, "batch channels uv_height uv_width"],
-    target: Float[Tensor, "batch channels uv_height uv_width"],
-    mask: Bool[Tensor, "uv_height uv_width"],
-) -> Float[Tensor, " batch"]:
-    """Squared Euclidean distance per texel, averaged over the mask: supervision by a labelled map."""
-    return masked_mean(((uv_map - target) ** 2).sum(1), mask.expand(len(uv_map), -1, -1))
-
-
 def laplacian_smoothness(
     shape_map: Float[Tensor, "batch 3 uv_height uv_width"], mask: Bool[Tensor, "uv_height uv_width"]
 ) -> Float[Tensor, " batch"]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
-from nl3dmm.geometry.camera import FACE_FILL, project, rotation_from_euler
+from nl3dmm.geometry.camera import FACE_FILL, project, rotation_from_euler, zoom
 from nl3dmm.geometry.lighting import Encoding, directional_light, white_light
 from nl3dmm.render.scene import render_textures
 from nl3dmm.synthetic.draws import Draws
@@ -134,16 +134,8 @@ class SyntheticWorld:
 
     def _picture(self, indices, vertices, camera, light, albedo, draws) -> FaceBatch:
         size, factor = self.image_size, self.config.super_sampling
-        large = Camera(
-            camera.rotation,
-            camera.translation * factor,
-            camera.scale * factor,
-            camera.inverse_distance,
-            camera.principal_point * factor,
-        )
-        drawn = render_textures(
-            vertices, albedo[:, None], large, light, self.surface, (size * factor, size * factor), self.encoding
-        )
+        large, large_size = zoom(camera, factor), (size * factor, size * factor)
+        drawn = render_textures(vertices, albedo[:, None], large, light, self.surface, large_size, self.encoding)
         covered = F.avg_pool2d(drawn.mask[:, None].float(), factor)
         colour = F.avg_pool2d(drawn.images[:, 0].clamp(0, 1) * drawn.mask[:, None], factor)
         landmarks, _ = project(camera, self.template.landmarks(vertices))

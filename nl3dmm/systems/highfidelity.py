@@ -170,7 +170,7 @@ class HighFidelity(nn.Module):
 
     def _masks(self, batch: FaceBatch, rendered: FourRenderings) -> tuple[Tensor, Tensor]:
         """Pixels of each shape's rendering that are known to show the face."""
-        known = torch.ones_like(rendered.proxy_mask) if batch.mask is None else batch.mask
+        known = _known(batch)
         return rendered.proxy_mask & known, rendered.final_mask & known
 
     def _reconstruction(self, batch: FaceBatch, rendered: FourRenderings) -> dict[str, Tensor]:
@@ -213,10 +213,17 @@ class HighFidelity(nn.Module):
         scale = positions.new_tensor([2 / width, 2 / height])
         grid = self.model.surface.to_uv_map(positions.detach() * scale - 1).permute(0, 2, 3, 1)
         seen = F.grid_sample(batch.image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        known = F.grid_sample(_known(batch)[:, None].to(seen), grid, mode="nearest", align_corners=False)[:, 0] > 0.5
+        in_sight = (facing > 0.1) & known & self.skin_interior
         return {
-            "albedo_constancy": albedo_constancy(maps.albedo_proxy, chroma(seen), (facing > 0.1) & self.skin_interior),
+            "albedo_constancy": albedo_constancy(maps.albedo_proxy, chroma(seen), in_sight),
             "residual_symmetry": residual_soft_symmetry(
                 (maps.shape_final - maps.shape_proxy) / 10, (facing < 0) & self.skin_interior
             ),
             "white_shading": white_shading(rendered.proxy_shading),
         }
+
+
+def _known(batch: FaceBatch) -> Tensor:
+    """Pixels that may be trusted to show the face where a mesh covers them."""
+    return torch.ones_like(batch.image[:, 0], dtype=torch.bool) if batch.mask is None else batch.mask

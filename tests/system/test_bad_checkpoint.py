@@ -12,6 +12,7 @@ from nl3dmm import doctor, evaluate, fit
 from nl3dmm import train as train_command
 from nl3dmm.assets.storage import save_template
 from nl3dmm.checkpoint import load_system
+from nl3dmm.checkpoint_io import load_checkpoint, save_checkpoint
 from nl3dmm.errors import CheckpointError
 
 PHOTO = Path(__file__).parents[1] / "data" / "astronaut.jpg"
@@ -75,6 +76,31 @@ def test_checkpoint_of_another_template(damaged_run, trained, fit_error, error):
         assert "Use the template it was trained with" in text
     with pytest.raises(CheckpointError, match="got a checkpoint of template"):
         load_system(damaged_run, template=other)
+
+
+def _without_hash(card: dict) -> None:
+    del card["template_hash"]
+
+
+def _future_config(card: dict) -> None:
+    card["config"]["colour_depth"] = 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_hash, "without nl3dmm's description of format 1"),
+        (_future_config, "its config is not one of this version (stored config: Key 'colour_depth'"),
+    ],
+)
+def test_checkpoint_of_another_version(damaged_run, fit_error, change, message):
+    last = damaged_run / "checkpoints" / "last.ckpt"
+    state = load_checkpoint(last)
+    change(state["nl3dmm"])
+    save_checkpoint(state, last)
+    text = fit_error(PHOTO, model=damaged_run)
+    assert text.startswith(str(last))
+    assert message in text
 
 
 def test_damaged_template_of_a_run(damaged_run, fit_error):

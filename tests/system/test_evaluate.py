@@ -163,9 +163,11 @@ def test_test_faces_are_not_training_faces(trained):
 
 
 def test_figures_do_not_depend_on_the_batch_size_nor_on_the_day(trained):
-    first, second = (evaluate(trained, Protocol(faces=4, latent_steps=0, batch_size=size)) for size in (4, 3))
-    for stage in first["errors"]:
-        assert first["errors"][stage] == pytest.approx(second["errors"][stage], rel=1e-3)
+    """Convolutions round differently per batch size; a vertex that then snaps to another 1/16 px changes the shape's
+    gradient by 0.1 %, and Adam's first steps, which divide each gradient by its own size, make that 2 %."""
+    first, second = (evaluate(trained, Protocol(faces=4, latent_steps=2, batch_size=size)) for size in (4, 3))
+    for stage, tolerance in {"mean_face": 1e-4, "encoder": 1e-3, "fitted": 5e-2}.items():
+        assert first["errors"][stage] == pytest.approx(second["errors"][stage], rel=tolerance)
 
 
 def test_one_camera_without_steps(folder, capsys):

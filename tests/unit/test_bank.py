@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nl3dmm.data.bank import FaceBank, default_cache
+from nl3dmm.data.bank import FaceBank, _bytes, default_cache
 from nl3dmm.errors import OutputError
 from nl3dmm.synthetic.world import SyntheticWorld
 
@@ -145,6 +145,25 @@ def test_read_only_cache_is_an_error(small_world, tmp_path):
             FaceBank(small_world, 2, tmp_path)
     finally:
         tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_the_room_asked_for_is_the_room_taken(small_world, tmp_path):
+    files = list(FaceBank(small_world, 3, tmp_path).folder.glob("*.npy"))
+    headers = 128 * len(files)
+    assert sum(file.stat().st_size for file in files) - headers == _bytes(small_world, 3)
+
+
+def test_a_bank_that_another_process_finished_first_is_used(small_world, tmp_path):
+    folder = FaceBank(small_world, 2, tmp_path).folder
+    expected = FaceBank(small_world, 2, tmp_path).read(torch.arange(2)).image
+    away = folder.rename(tmp_path / "away")
+
+    def other_process(done: int, total: int) -> None:
+        away.rename(folder)
+
+    image = FaceBank(small_world, 2, tmp_path, other_process).read(torch.arange(2)).image
+    assert image.equal(expected)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):

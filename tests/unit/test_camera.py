@@ -17,7 +17,7 @@ from nl3dmm.geometry.camera import (
     rotate,
     rotation_from_6d,
     rotation_from_euler,
-    view_direction,
+    zoom,
     weak_perspective,
 )
 from nl3dmm.render import rasterize
@@ -178,10 +178,15 @@ def test_euler_order_is_roll_yaw_pitch():
     torch.testing.assert_close(rotation_from_euler(angles[:1], angles[1:2], angles[2:]), roll @ yaw @ pitch)
 
 
-def test_view_direction_points_to_the_viewer():
-    camera = some_cameras()
-    towards = rotate(camera, view_direction(camera)[:, None])
-    torch.testing.assert_close(towards, torch.tensor([0.0, 0, 1], dtype=torch.float64).expand(3, 1, 3))
+@pytest.mark.parametrize("inverse_distance", [0.0, 1 / 600])
+def test_zoom_moves_and_scales_pixels_and_nothing_else(inverse_distance):
+    camera, points = some_cameras(2, inverse_distance), some_points(2)
+    origin = torch.tensor([17.0, -5.0], dtype=torch.float64)
+    pixels, depth = project(camera, points)
+    zoomed, zoomed_depth = project(zoom(camera, 2.5, origin), points)
+    torch.testing.assert_close(zoomed, (pixels - origin) * 2.5)
+    torch.testing.assert_close(zoomed_depth, depth)
+    torch.testing.assert_close(project(zoom(camera, 3), points)[0], 3 * pixels)
 
 
 def test_zero_logits_are_a_frontal_centred_camera():
@@ -224,7 +229,7 @@ def test_gradcheck_of_projections(inverse_distance):
 
     def outputs(points, *values):
         camera = Camera(*values)
-        return *project(camera, points), clip_from_object(camera, points, SIZE), view_direction(camera)
+        return *project(camera, points), clip_from_object(camera, points, SIZE)
 
     assert gradcheck(outputs, (points, *inputs))
 

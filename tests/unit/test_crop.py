@@ -58,6 +58,13 @@ def test_camera_to_photo_commutes_with_points_to_photo():
     assert torch.equal(crop.camera_to_photo(camera).inverse_distance, camera.inverse_distance)
 
 
+def test_camera_to_crop_is_the_inverse():
+    crop, camera = Crop(left=31.0, top=-12.5, scale=0.7, size=112), random_camera([0.0, 1 / 500])
+    back = crop.camera_to_photo(crop.camera_to_crop(camera))
+    for name, value in vars(camera).items():
+        torch.testing.assert_close(getattr(back, name), value)
+
+
 def test_crop_from_landmarks_is_centered_and_filled():
     landmarks = torch.rand(68, 2) * torch.tensor([80.0, 120.0]) + torch.tensor([300.0, 50.0])
     landmarks[0], landmarks[1] = torch.tensor([300.0, 50.0]), torch.tensor([380.0, 170.0])

@@ -159,6 +159,7 @@ def test_albedo_may_change_where_the_image_seen_at_a_texel_does(system, batch, s
     drawn = system.model.render_four(face, geometry, SIZE)
     coloured = torch.full((4, 3, *SIZE), 0.1)
     coloured[:, 0, :, :24], coloured[:, 2, :, 24:] = 0.8, 0.8
+    batch = replace(batch, mask=None)
     pictures = {"same": coloured, "grey": torch.full_like(coloured, 0.5), "turned": coloured.transpose(2, 3)}
     terms = {
         name: system._visibility_terms(replace(batch, image=image), face, geometry, drawn)["albedo_constancy"]
@@ -166,6 +167,8 @@ def test_albedo_may_change_where_the_image_seen_at_a_texel_does(system, batch, s
     }
     assert (terms["same"] < 0.2 * terms["grey"]).all()
     assert (terms["turned"] > 0.5 * terms["grey"]).all()
+    hidden = replace(batch, image=coloured, mask=torch.zeros(4, *SIZE, dtype=torch.bool))
+    assert system._visibility_terms(hidden, face, geometry, drawn)["albedo_constancy"].eq(0).all()
 
 
 def test_each_photo_term_has_its_own_pair(system, batch):

@@ -84,7 +84,6 @@ def test_white_shading_is_zero_for_grey_light_and_known_for_a_tint():
     torch.testing.assert_close(white_shading(shading), torch.zeros(2))
     tinted = torch.tensor([[[1.3, 1.0, 0.7]]]).expand(2, 9, 3)
     torch.testing.assert_close(white_shading(tinted), torch.full((2,), 0.06))
-    torch.testing.assert_close(white_shading(tinted, 0.9), torch.full((2,), (0.16 + 0.01 + 0.04) / 3))
 
 
 def test_zero_input_has_finite_gradients():
@@ -105,4 +104,4 @@ def test_gradcheck():
     assert gradcheck(chroma, albedo)
     shading = torch.rand(2, 5, 3, dtype=torch.float64, requires_grad=True)
     assert gradcheck(white_shading, shading)
-    assert gradcheck(lambda s: white_shading(s, 0.8), shading)
+    assert gradcheck(lambda s: white_shading(s), shading)

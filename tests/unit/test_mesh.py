@@ -5,7 +5,7 @@ import math
 import torch
 from torch.autograd import gradcheck
 
-from nl3dmm.geometry.mesh import triangle_normals, unique_edges, vertex_normals
+from nl3dmm.geometry.mesh import triangle_normals, vertex_normals
 
 
 def test_triangle_normal_is_twice_the_area_long_and_counter_clockwise():
@@ -48,15 +48,10 @@ def test_unused_vertices_and_degenerate_triangles_have_zero_normals_and_moderate
     assert vertices.grad.abs().max() < 1e5
 
 
-def test_unique_edges(tetrahedron):
-    edges = unique_edges(tetrahedron[1])
-    assert edges.tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
-    assert unique_edges(torch.tensor([[5, 2, 9]])).tolist() == [[2, 5], [2, 9], [5, 9]]
-
-
 def test_edges_of_a_face_obey_euler(small_template):
     """A disc: vertices - edges + triangles = 1."""
-    edges = unique_edges(small_template.triangles)
+    sides = torch.cat([small_template.triangles[:, pair] for pair in ([0, 1], [1, 2], [2, 0])])
+    edges = sides.sort(dim=1).values.unique(dim=0)
     assert len(small_template.vertices) - len(edges) + len(small_template.triangles) == 1
 
 

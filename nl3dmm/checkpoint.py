@@ -52,7 +52,7 @@ def check_template(card: dict[str, Any], template: FaceTemplate, path: Path) -> 
 def read_card(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """The description inside a checkpoint's state."""
     card = state.get("nl3dmm")
-    if not isinstance(card, dict) or card.get("format") != FORMAT or not _CARD <= set(card):
+    if not isinstance(card, dict) or card.get("format") != FORMAT or not set(card) >= _CARD:
         raise CheckpointError(
             f"{path}: got a file without nl3dmm's description of format {FORMAT}; expected a checkpoint written by "
             "python -m nl3dmm.train. Choose another file."

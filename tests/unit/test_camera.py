@@ -17,8 +17,8 @@ from nl3dmm.geometry.camera import (
     rotate,
     rotation_from_6d,
     rotation_from_euler,
-    zoom,
     weak_perspective,
+    zoom,
 )
 from nl3dmm.render import rasterize
 from nl3dmm.types import Camera

@@ -158,15 +158,15 @@ def test_backends_lists_all_with_reasons():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_warmup_leaves_nothing_to_compile(dtype):
     warmup(dtype)
-    from nl3dmm.render import _numba, _numba_kernels, _numba_texture
+    from nl3dmm.render._numba import interpolation, rasterization, texturing
 
     kernels = [
-        _numba.visible_triangles,
-        _numba_kernels.rasterize_backward,
-        _numba_kernels.interpolate_backward_attr,
-        _numba_kernels.interpolate_backward_rast,
-        _numba_texture.texture_backward_tex,
-        _numba_texture.texture_backward_uv,
+        rasterization.visible_triangles,
+        rasterization.rasterize_backward,
+        interpolation.interpolate_backward_attr,
+        interpolation.interpolate_backward_rast,
+        texturing.texture_backward_tex,
+        texturing.texture_backward_uv,
     ]
     before = [len(kernel.signatures) for kernel in kernels]
     assert min(before) >= 1

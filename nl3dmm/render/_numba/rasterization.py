@@ -1,14 +1,60 @@
-"""Numba kernels of the three operations and their adjoints, each for one image.
+"""Rasterization on CPU: numba kernels for one image each, and the autograd function around them.
 
 ``rast`` is (height, width, 4): u, v, z / w and triangle index + 1. Kernels fill their outputs, zeros included: torch's
 own parallel fill waits for all its threads, which on a busy machine costs more than the whole kernel.
 """
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nl3dmm.render._jit import kernel
+from nl3dmm.render._numba._arrays import STABILISER, arrays
+from nl3dmm.render._numba.visibility import visible_triangles
+from nl3dmm.render._pool import run_images
+
+
+def rasterize(
+    ctx: Any, pos: Float[Tensor, "batch vertices 4"], tri: Int[Tensor, "triangles 3"], height: int, width: int
+) -> Float[Tensor, "batch {height} {width} 4"]:
+    return _Rasterize.apply(pos, tri.long(), height, width)
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
+        pos, tri = pos.contiguous(), tri.contiguous()
+        rast = pos.new_empty(len(pos), height, width, 4)
+        scale = pos.new_tensor([8 * width, 8 * height])
+        pos_array, tri_array, rast_array, scale_array = arrays(pos, tri, rast, scale)
+
+        def image(i: int) -> None:
+            ids = np.empty((height, width), np.int64)
+            visible_triangles(pos_array[i], tri_array, scale_array, ids)
+            shade(pos_array[i], tri_array, ids, rast_array[i])
+
+        ctx.threads = torch.get_num_threads()
+        run_images(image, len(pos), ctx.threads)
+        ctx.save_for_backward(pos, tri, rast)
+        return rast
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_rast: Tensor) -> tuple[Tensor | None, ...]:
+        pos, tri, rast = ctx.saved_tensors
+        grad_pos = torch.empty_like(pos)
+        p, t, r, from_rast, to_pos = arrays(pos, tri, rast, grad_rast.contiguous(), grad_pos)
+        stabiliser = STABILISER[pos.dtype]
+
+        def image(i: int) -> None:
+            rasterize_backward(p[i], t, r[i], from_rast[i], stabiliser, to_pos[i])
+
+        run_images(image, len(pos), ctx.threads)
+        return grad_pos, None, None, None
 
 
 @kernel
@@ -80,73 +126,3 @@ def add_corner(grad_corner, grad_x, grad_y, x, y):
     grad_corner[0] += grad_x
     grad_corner[1] += grad_y
     grad_corner[3] -= x * grad_x + y * grad_y
-
-
-@kernel
-@no_type_check
-def triangle_index(number, triangles):
-    """The last channel of ``rast`` as an index; -1 on the background and for what is no triangle."""
-    return np.int64(number) - 1 if 1 <= number < triangles + 1 else np.int64(-1)
-
-
-@kernel
-@no_type_check
-def exist(i, j, k, vertices):
-    return min(i, j, k) >= 0 and max(i, j, k) < vertices
-
-
-@kernel
-@no_type_check
-def interpolate(attr, rast, tri, out):
-    out[:] = 0
-    height, width, channels = out.shape
-    for row in range(height):
-        for column in range(width):
-            triangle = triangle_index(rast[row, column, 3], tri.shape[0])
-            if triangle >= 0:
-                i, j, k = tri[triangle, 0], tri[triangle, 1], tri[triangle, 2]
-                if exist(i, j, k, attr.shape[0]):
-                    u, v = rast[row, column, 0], rast[row, column, 1]
-                    w = rast.dtype.type(1) - u - v
-                    for channel in range(channels):
-                        out[row, column, channel] = u * attr[i, channel] + v * attr[j, channel] + w * attr[k, channel]
-
-
-@kernel
-@no_type_check
-def interpolate_backward_attr(rast, tri, grad_out, grad_attr):
-    grad_attr[:] = 0
-    height, width, channels = grad_out.shape
-    for row in range(height):
-        for column in range(width):
-            triangle = triangle_index(rast[row, column, 3], tri.shape[0])
-            if triangle >= 0:
-                i, j, k = tri[triangle, 0], tri[triangle, 1], tri[triangle, 2]
-                if exist(i, j, k, grad_attr.shape[0]):
-                    u, v = rast[row, column, 0], rast[row, column, 1]
-                    w = rast.dtype.type(1) - u - v
-                    for channel in range(channels):
-                        grad = grad_out[row, column, channel]
-                        grad_attr[i, channel] += u * grad
-                        grad_attr[j, channel] += v * grad
-                        grad_attr[k, channel] += w * grad
-
-
-@kernel
-@no_type_check
-def interpolate_backward_rast(attr, rast, tri, grad_out, grad_rast):
-    grad_rast[:] = 0
-    height, width, channels = grad_out.shape
-    for row in range(height):
-        for column in range(width):
-            triangle = triangle_index(rast[row, column, 3], tri.shape[0])
-            if triangle >= 0:
-                i, j, k = tri[triangle, 0], tri[triangle, 1], tri[triangle, 2]
-                if exist(i, j, k, attr.shape[0]):
-                    grad_u = grad_v = rast.dtype.type(0)
-                    for channel in range(channels):
-                        grad = grad_out[row, column, channel]
-                        grad_u += grad * (attr[i, channel] - attr[k, channel])
-                        grad_v += grad * (attr[j, channel] - attr[k, channel])
-                    grad_rast[row, column, 0] = grad_u
-                    grad_rast[row, column, 1] = grad_v

@@ -1,12 +1,65 @@
-"""Numba kernels of the texture fetch and its adjoints, each for one image; ``mask`` may be empty (all pixels count)."""
+"""Texture fetch on CPU: numba kernels for one image each, and the autograd function around them.
 
-from typing import no_type_check
+A kernel's ``mask`` may be empty: all pixels count.
+"""
+
+from typing import Any, no_type_check
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nl3dmm.render._jit import kernel
+from nl3dmm.render._numba._arrays import arrays, repeat, summed
+from nl3dmm.render._pool import run_images
 
 CLAMP, WRAP, ZERO = 0, 1, 2
+_BOUNDARY = {"clamp": CLAMP, "wrap": WRAP, "zero": ZERO}
+
+
+def texture(
+    tex: Float[Tensor, "tex_batch tex_height tex_width channels"],
+    uv: Float[Tensor, "batch height width 2"],
+    filter_mode: str,
+    boundary_mode: str,
+    mask: Bool[Tensor, "batch height width"] | None,
+) -> Float[Tensor, "batch height width channels"]:
+    mask = mask if mask is not None else uv.new_empty((uv.shape[0], 0, 0), dtype=torch.bool)
+    return _Texture.apply(tex, uv, mask, filter_mode == "linear", _BOUNDARY[boundary_mode])
+
+
+class _Texture(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tex: Tensor, uv: Tensor, mask: Tensor, linear: bool, boundary: int) -> Tensor:
+        tex, uv, mask = tex.contiguous(), uv.contiguous(), mask.contiguous()
+        out = tex.new_empty(*uv.shape[:3], tex.shape[3])
+        t, c, m, to_out = arrays(repeat(tex, len(uv)), uv, mask, out)
+        ctx.threads, ctx.linear, ctx.boundary = torch.get_num_threads(), linear, boundary
+        run_images(lambda i: texture_image(t[i], c[i], m[i], linear, boundary, to_out[i]), len(uv), ctx.threads)
+        ctx.save_for_backward(tex, uv, mask)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        tex, uv, mask = ctx.saved_tensors
+        want_tex, want_uv = ctx.needs_input_grad[0], ctx.needs_input_grad[1] and ctx.linear
+        linear, boundary = ctx.linear, ctx.boundary
+        grad_tex = tex.new_empty(len(uv) if want_tex else 0, *tex.shape[1:])
+        grad_uv = uv.new_empty(uv.shape if want_uv else 0)
+        t, c, m, from_out = arrays(repeat(tex, len(uv)), uv, mask, grad_out.contiguous())
+        to_tex, to_uv = arrays(grad_tex, grad_uv)
+
+        def image(i: int) -> None:
+            if want_tex:
+                texture_backward_tex(c[i], m[i], linear, boundary, from_out[i], to_tex[i])
+            if want_uv:
+                texture_backward_uv(t[i], c[i], m[i], boundary, from_out[i], to_uv[i])
+
+        run_images(image, len(uv), ctx.threads)
+        return summed(grad_tex, len(tex)) if want_tex else None, grad_uv if want_uv else None, None, None, None
 
 
 @kernel
@@ -52,7 +105,7 @@ def is_finite(u, v):
 
 @kernel
 @no_type_check
-def texture(tex, uv, mask, linear, boundary, out):
+def texture_image(tex, uv, mask, linear, boundary, out):
     """Sample the pixels that are in the mask and have finite coordinates."""
     height, width, channels = out.shape
     real = tex.dtype.type

@@ -1,0 +1,7 @@
+"""The operations in plain torch with autograd: fallback on any device and oracle of the kernels' gradients."""
+
+from nl3dmm.render._torch.interpolation import interpolate
+from nl3dmm.render._torch.rasterization import rasterize
+from nl3dmm.render._torch.texturing import texture
+
+__all__ = ["interpolate", "rasterize", "texture"]

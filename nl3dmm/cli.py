@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, ParamSpec
 
@@ -29,6 +30,8 @@ def report_errors(command: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        formatter = warnings.formatwarning
+        warnings.formatwarning = _one_line
         try:
             return command(*args, **kwargs)
         except Nl3dmmError as error:
@@ -37,5 +40,14 @@ def report_errors(command: Callable[P, int]) -> Callable[P, int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        finally:
+            warnings.formatwarning = formatter
 
     return guarded
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as its reader needs it: without the line of code that gave it."""
+    return f"warning: {message}\n"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nl3dmm.config import check_range
@@ -164,13 +164,20 @@ def _terms(model, image, free, config, landmarks, stage) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def photometric_errors(
-    model: FaceModel, image: Float[Tensor, "batch 3 height width"], estimates: list[tuple[Face, Geometry]]
+    model: FaceModel,
+    image: Float[Tensor, "batch 3 height width"],
+    estimates: list[tuple[Face, Geometry]],
+    region: Bool[Tensor, "batch height width"] | None = None,
 ) -> list[Float[Tensor, " batch"]]:
-    """l2,1 of (S, A) of several estimates over all pixels that any of them covers; uncovered is black."""
+    """l2,1 of (S, A) of several estimates over one region of pixels; what an estimate does not cover is black there.
+
+    Without a region: all pixels that any of the estimates covers.
+    """
     size = (image.shape[-2], image.shape[-1])
     pictures, covered = [], torch.zeros_like(image[:, 0], dtype=torch.bool)
     for face, geometry in estimates:
         drawn = model.render_final(face, geometry, size)
         pictures.append(drawn.images[:, 0].clamp(0, 1))
         covered = covered | drawn.mask
-    return [masked_mean(pixel_distance(picture, image), covered) for picture in pictures]
+    region = covered if region is None else region
+    return [masked_mean(pixel_distance(picture, image), region) for picture in pictures]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem, load_system
-from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks
+from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
 from nl3dmm.data.images import ImageSource, read_image, write_png
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.errors import BackendError, ImageError, ShapeError
@@ -45,7 +45,9 @@ class Reconstruction:
     face: Face  # latents, camera and light in the crop's frame
     geometry: Geometry
     losses: dict[str, list[float]]  # weighted terms, one value per step
-    start_error: float  # photometric l2,1 of (S, A), encoder alone, over what start or final covers
+    start_error: (
+        float  # photometric l2,1 of (S, A), encoder alone, over the landmarks' hull or what any estimate covers
+    )
     final_error: float  # the same after fitting
     seconds: float
 
@@ -188,7 +190,8 @@ def fit_latent(
     with torch.no_grad():
         geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
         estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
-    start_error, final_error = photometric_errors(network, picture, estimates)
+    region = None if targets is None else hull_mask(targets[0], size)[None]
+    start_error, final_error = photometric_errors(network, picture, estimates, region)
     return Reconstruction(
         photo=photo,
         crop=crop,

@@ -7,8 +7,10 @@ half-pixel term.
 from dataclasses import dataclass
 from math import isfinite
 
+import cv2
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nl3dmm.errors import ImageError
@@ -94,6 +96,16 @@ def crop_from_box(left: float, top: float, right: float, bottom: float, size: in
         )
     side = extent / fill
     return Crop((left + right - side) / 2, (top + bottom - side) / 2, size / side, size)
+
+
+def hull_mask(points: Float[Tensor, "points 2"], size: int) -> Bool[Tensor, "{size} {size}"]:
+    """Pixels of a square image whose centres lie in the points' convex hull: brows to chin for 68 landmarks."""
+    hull = cv2.convexHull(points.detach().cpu().float().numpy())[:, 0]
+    edges = torch.from_numpy(np.roll(hull, -1, axis=0) - hull)
+    axis = torch.arange(size) + 0.5
+    offset = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)[:, :, None] - torch.from_numpy(hull)
+    side = edges[:, 0] * offset[..., 1] - edges[:, 1] * offset[..., 0]
+    return ((side >= 0).all(-1) | (side <= 0).all(-1)).to(points.device)
 
 
 def _filter_weights(start: float, scale: float, size: int, length: int) -> tuple[int, Float[Tensor, "size touched"]]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks
+from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
 from nl3dmm.data.images import read_image
 from nl3dmm.data.landmark_files import read_landmarks
 from nl3dmm.errors import ImageError
@@ -160,3 +160,12 @@ def test_committed_photo_at_two_scales():
     full_crop, half_crop = crop_from_landmarks(landmarks, 64), crop_from_landmarks(landmarks / 2, 64)
     assert half_crop.scale == pytest.approx(2 * full_crop.scale)
     assert (full_crop.image(photo) - half_crop.image(half)).abs().mean() < 0.01
+
+
+def test_hull_mask_holds_the_pixels_inside():
+    points = torch.tensor([[2.0, 3], [8, 3], [8, 9], [2, 9], [5, 5]])  # columns 2 - 7, rows 3 - 8
+    expected = torch.zeros(12, 12, dtype=torch.bool)
+    expected[3:9, 2:8] = True
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0]):
+        assert hull_mask(points[order], 12).equal(expected)
+    assert not hull_mask(points - 50, 12).any()

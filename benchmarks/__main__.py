@@ -1,67 +1,65 @@
-"""``python -m benchmarks [--only NAME] [-o FILE]``: medians over repetitions, as JSON with machine and commit."""
+"""Speed of nl3dmm on this machine: medians and spreads as tables and as JSON with machine and commit."""
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
+from rich.console import Console
 
-from benchmarks.workloads import WORKLOADS
+from benchmarks import faces, render
+from benchmarks.measure import Section, measure_group
+from benchmarks.options import Options
+from benchmarks.report import machine, show
 
+WORKLOADS: dict[str, Callable[[Options], Iterator[Section]]] = {
+    "render": render.sections,
+    "training": faces.training,
+    "world": faces.world,
+}
 RESULTS = Path(__file__).parent / "results"
 
 
-def measure(task: Callable[[], int], repetitions: int) -> dict[str, float]:
-    """Median and spread of ms per item, after two calls of warm-up."""
-    for _ in range(2):
-        task()
-    samples = []
-    for _ in range(repetitions):
-        started = time.perf_counter()
-        items = task()
-        samples.append((time.perf_counter() - started) * 1e3 / items)
-    return {
-        "median_ms": statistics.median(samples),
-        "min_ms": min(samples),
-        "max_ms": max(samples),
-        "runs": repetitions,
-    }
+def arguments(command: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=sorted(WORKLOADS), help="one workload")
+    parser.add_argument("--section", metavar="NAME", help="one table of a workload, for instance stages")
+    parser.add_argument("--repetitions", type=int, default=10, help="of each case (default: 10)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
+    parser.add_argument("--quick", action="store_true", help="tiny inputs, one repetition: does everything run?")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder of the JSON files")
+    chosen = parser.parse_args(command)
+    if min(chosen.repetitions, *chosen.threads) < 1:
+        parser.error("--repetitions, --threads: expected numbers >= 1")
+    return chosen
 
 
-def machine() -> dict[str, str]:
-    """What the numbers belong to."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit,
-        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
-    }
+def run(name: str, chosen: argparse.Namespace, console: Console) -> dict[str, list[dict]]:
+    """Section -> figures of its cases."""
+    found = {}
+    repetitions = 1 if chosen.quick else chosen.repetitions
+    for section in WORKLOADS[name](Options(chosen.quick, tuple(chosen.threads))):
+        if chosen.section in (None, section.name):
+            with console.status(f"{name}: {section.title}"):
+                groups = [measure_group(group, repetitions) for group in section.groups()]
+            show(section, groups, console)
+            found[section.name] = [result.as_dict() for group in groups for result in group]
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=sorted(WORKLOADS), help="one workload")
-    parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "cpu.json")
-    options = parser.parse_args()
-    results = {}
-    for name, build in WORKLOADS.items():
-        if options.only in (None, name):
-            results[name] = {case: measure(task, options.repetitions) for case, task in build().items()}
-            for case, figures in results[name].items():
-                print(f"{name:12} {case:32} {figures['median_ms']:9.2f} ms/item", flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    chosen = arguments(sys.argv[1:])
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    belongs_to = machine(sys.argv[1:])
+    for name in [chosen.only] if chosen.only else WORKLOADS:
+        found = run(name, chosen, console)
+        if found:
+            parts = [name, chosen.section, "quick" if chosen.quick else None]  # a full result is never overwritten
+            path = chosen.output / f"{'-'.join(filter(None, parts))}.json"
+            path.write_text(json.dumps({"machine": belongs_to, "results": found}, indent=1) + "\n", encoding="utf-8")
+            console.print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,19 @@
-"""Mesh -> image: differentiable rasterization, interpolation and texturing."""
+"""Mesh -> image: differentiable rasterization, interpolation, texturing and antialiasing."""
 
 from nl3dmm.render._backends import backend_for, backends, default_device, warmup
-from nl3dmm.render.api import interpolate, rasterize, texture
+from nl3dmm.render.api import antialias, interpolate, rasterize, texture
+from nl3dmm.render.mipmaps import texture_construct_mip
+from nl3dmm.render.topology import antialias_construct_topology_hash
 
-__all__ = ["backend_for", "backends", "default_device", "interpolate", "rasterize", "texture", "warmup"]
+__all__ = [
+    "antialias",
+    "antialias_construct_topology_hash",
+    "backend_for",
+    "backends",
+    "default_device",
+    "interpolate",
+    "rasterize",
+    "texture",
+    "texture_construct_mip",
+    "warmup",
+]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from nl3dmm.errors import BackendError, ShapeError
 
@@ -20,6 +21,7 @@ MINIMUM = (0, 3, 5)  # the first version that keeps u + v <= 1
 INSTALLATION = "https://nvlabs.github.io/nvdiffrast/#installation"
 
 _contexts: dict[int, Any] = {}
+_topologies = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -57,30 +59,82 @@ def _context(device: torch.device) -> Any:
 
 
 def rasterize(
-    ctx: Any, pos: Float[Tensor, "batch vertices 4"], tri: Int[Tensor, "triangles 3"], height: int, width: int
-) -> Float[Tensor, "batch {height} {width} 4"]:
+    ctx: Any,
+    pos: Float[Tensor, "batch vertices 4"] | Float[Tensor, "vertices 4"],
+    tri: Int[Tensor, "triangles 3"],
+    height: int,
+    width: int,
+    ranges: Int[Tensor, "batch 2"] | None,
+    grad_db: bool | None,
+) -> tuple[Float[Tensor, "batch {height} {width} 4"], Float[Tensor, "batch {height} {width} 4"] | None]:
     if pos.dtype != torch.float32:
         raise ShapeError(f"pos: got {pos.dtype} for nvdiffrast; expected float32. Convert it.")
     ctx = _context(pos.device) if ctx is None else ctx
-    tri = tri.int().contiguous()
-    return library().rasterize(ctx, pos.contiguous(), tri, [height, width], grad_db=False)[0]
+    ranges = None if ranges is None else ranges.int().contiguous()
+    rast, rast_db = library().rasterize(
+        ctx, pos.contiguous(), _int32(tri), [height, width], ranges=ranges, grad_db=bool(grad_db)
+    )
+    return rast, None if grad_db is None else rast_db
 
 
 def interpolate(
     attr: Float[Tensor, "attr_batch vertices channels"],
     rast: Float[Tensor, "batch height width 4"],
     tri: Int[Tensor, "triangles 3"],
-) -> Float[Tensor, "batch height width channels"]:
-    return library().interpolate(attr.contiguous(), rast.contiguous(), tri.int().contiguous())[0]
+    rast_db: Float[Tensor, "batch height width _"] | None,
+    diff_attrs: tuple[int, ...],
+) -> tuple[Float[Tensor, "batch height width channels"], Float[Tensor, "batch height width _"] | None]:
+    if not diff_attrs:
+        return library().interpolate(attr.contiguous(), rast.contiguous(), _int32(tri))[0], None
+    return library().interpolate(
+        attr.contiguous(), rast.contiguous(), _int32(tri), rast_db=rast_db, diff_attrs=list(diff_attrs)
+    )
 
 
 def texture(
-    tex: Float[Tensor, "tex_batch tex_height tex_width channels"],
+    levels: list[Tensor],
     uv: Float[Tensor, "batch height width 2"],
+    uv_da: Float[Tensor, "batch height width 4"] | None,
+    mip_level_bias: Float[Tensor, "batch height width"] | None,
     filter_mode: str,
     boundary_mode: str,
     mask: Bool[Tensor, "batch height width"] | None,
 ) -> Float[Tensor, "batch height width channels"]:
-    modes = {"filter_mode": filter_mode, "boundary_mode": boundary_mode}
-    out = library().texture(tex.contiguous(), uv.contiguous(), **modes)
+    tex, *mip = [level.contiguous() for level in levels]
+    pyramid = {"uv_da": uv_da, "mip_level_bias": mip_level_bias, "mip": mip} if "mipmap" in filter_mode else {}
+    out = library().texture(tex, uv.contiguous(), filter_mode=filter_mode, boundary_mode=boundary_mode, **pyramid)
     return out if mask is None else torch.where(mask[..., None], out, 0)
+
+
+def antialias(
+    color: Float[Tensor, "batch height width channels"],
+    rast: Float[Tensor, "batch height width 4"],
+    pos: Float[Tensor, "pos_batch vertices 4"] | Float[Tensor, "vertices 4"],
+    tri: Int[Tensor, "triangles 3"],
+    topology: Any,
+    pos_gradient_boost: float,
+) -> Float[Tensor, "batch height width channels"]:
+    """nvdiffrast makes its own table of edges; ``topology`` is ours and not used."""
+    return library().antialias(
+        color.contiguous(),
+        rast.contiguous(),
+        pos.contiguous(),
+        _int32(tri),
+        topology_hash=_edges(tri),
+        pos_gradient_boost=pos_gradient_boost,
+    )
+
+
+def _int32(tri: Tensor) -> Tensor:
+    return tri.int().contiguous()
+
+
+def _edges(tri: Tensor) -> Any:
+    """nvdiffrast's table of edges, kept as long as the tensor lives and is not written to."""
+    if tri.is_inference():  # nobody counts the writes to such a tensor
+        return library().antialias_construct_topology_hash(_int32(tri))
+    version, edges = _topologies.get(tri, (None, None))
+    if edges is None or version != tri._version:
+        edges = library().antialias_construct_topology_hash(_int32(tri))
+        _topologies[tri] = (tri._version, edges)
+    return edges

@@ -1,17 +1,23 @@
 """Meshes with UV textures under a camera and a light -> images."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from nl3dmm.geometry.camera import clip_from_object, rotate
 from nl3dmm.geometry.lighting import Encoding, light_albedo, shade
 from nl3dmm.geometry.mesh import vertex_normals
 from nl3dmm.geometry.uv import sample_uv_map, uv_map_from_vertices, vertices_from_uv_grid
+from nl3dmm.render._checks import check_choice
 from nl3dmm.render.api import interpolate, rasterize, texture
 from nl3dmm.types import Camera, TensorFields
+
+ShadingDomain = Literal["uv", "vertex", "screen"]
+_LEAST_NORMAL = 1e-3  # between opposite unit normals; dividing by less would let one pixel outweigh all gradients
 
 
 @dataclass(frozen=True)
@@ -61,22 +67,49 @@ def render_textures(
     surface: Surface,
     image_size: tuple[int, int],
     encoding: Encoding,
+    shading: ShadingDomain = "uv",
 ) -> Rendering:
     """Draw each mesh once with several albedo maps: one rasterisation, one shading, one texture fetch.
 
-    Albedo is lit in UV space, as the paper does, so that colour conversion costs per texel and not per pixel.
+    Args:
+        shading: where albedo meets light. ``uv``: vertex shading is carried to the texels and the lit map is fetched,
+            as in the paper, so that colour conversion costs per texel. ``vertex``: vertex shading is carried to the
+            pixels and lights the fetched albedo. ``screen``: normals are carried to the pixels and shaded there.
     """
+    check_choice("shading", shading, get_args(ShadingDomain))
     with torch.autocast(vertices.device.type, enabled=False):
         clip = clip_from_object(camera, vertices, image_size)
         fragments, _ = rasterize(None, clip, surface.triangles, image_size)
         mask = fragments[..., 3] > 0
         normals = rotate(camera, vertex_normals(vertices, surface.triangles))
-        shading = shade(normals, sh_coefficients)
-        lit = light_albedo(albedos, surface.to_uv_map(shading)[:, None], encoding)
+        at_vertices = shade(normals, sh_coefficients)
         uv, _ = interpolate(surface.uv[None], fragments, surface.triangles)
-        maps = lit.flatten(1, 2).permute(0, 2, 3, 1).contiguous()
-        pixels = texture(maps, uv, mask=mask).unflatten(-1, (-1, 3))
-        return Rendering(pixels.permute(0, 3, 4, 1, 2), mask, shading, normals)
+        if shading == "uv":
+            lit = light_albedo(albedos, surface.to_uv_map(at_vertices)[:, None], encoding)
+            pixels = _fetch(lit, uv, mask)
+        else:
+            values, _ = interpolate(at_vertices if shading == "vertex" else normals, fragments, surface.triangles)
+            at_pixels = values if shading == "vertex" else shade_pixels(values, sh_coefficients)
+            pixels = light_albedo(_fetch(albedos, uv, mask), at_pixels[..., None, :], encoding)
+        return Rendering(pixels.permute(0, 3, 4, 1, 2), mask, at_vertices, normals)
+
+
+def _fetch(
+    maps: Float[Tensor, "batch textures 3 uv_height uv_width"],
+    uv: Float[Tensor, "batch height width 2"],
+    mask: Bool[Tensor, "batch height width"],
+) -> Float[Tensor, "batch height width textures 3"]:
+    """All maps in one texture fetch; 0 where the mask is False."""
+    channels = maps.flatten(1, 2).permute(0, 2, 3, 1).contiguous()
+    return texture(channels, uv, boundary_mode="clamp", mask=mask).unflatten(-1, (-1, 3))
+
+
+def shade_pixels(
+    normals: Float[Tensor, "batch height width 3"], sh_coefficients: Float[Tensor, "batch 3 9"]
+) -> Float[Tensor, "batch height width 3"]:
+    """Shading at interpolated normals of any length."""
+    unit = F.normalize(normals.flatten(1, 2), dim=-1, eps=_LEAST_NORMAL)
+    return shade(unit, sh_coefficients).view_as(normals)
 
 
 def render_geometry(

@@ -55,6 +55,53 @@ def reference_attributes(pos: Tensor, tri: Tensor, attr: Tensor, ids: np.ndarray
     return out
 
 
+def reference_antialias(color: Tensor, rast: Tensor, pos: Tensor, tri: Tensor) -> np.ndarray:
+    """The rule of one image, pair by pair, in projected pixel coordinates and float64; all w must be positive."""
+    c, depth, ids = color.double().numpy(), rast[..., 2].numpy(), rast[..., 3].long().numpy() - 1
+    height, width = ids.shape
+    p = pos.double().numpy()
+    xy = (p[:, :2] / p[:, 3:] + 1) * np.array([width, height]) / 2 - 0.5
+    out = c.copy()
+    for row, column, axis in np.ndindex(height, width, 2):
+        here, there = (row, column), (row + axis, column + 1 - axis)
+        if there[0] == height or there[1] == width or ids[here] == ids[there]:
+            continue
+        on_top = ids[there] < 0 or (ids[here] >= 0 and depth[here] < depth[there])
+        near, far = (here, there) if on_top else (there, here)
+        crossing = silhouette_crossing(xy - np.array(near[::-1]), axis, 1 if on_top else -1, ids[near], tri.numpy())
+        if crossing is not None and crossing > 0.5:
+            out[far] += (crossing - 0.5) * (c[near] - c[far])
+        elif crossing is not None:
+            out[near] += (0.5 - crossing) * (c[far] - c[near])
+    return out
+
+
+def silhouette_crossing(xy: np.ndarray, axis: int, sign: int, index: int, tri: np.ndarray) -> float | None:
+    """How far from the origin, towards a neighbour pixel, a silhouette edge of a triangle lies."""
+    best = None
+    for corner in range(3):
+        start, end, own = (tri[index, (corner + step) % 3] for step in (1, 2, 0))
+        (along, across), (run, rise) = xy[start][[axis, 1 - axis]], (xy[end] - xy[start])[[axis, 1 - axis]]
+        if (across < 0) == (xy[end][1 - axis] < 0):
+            continue
+        crossing = sign * (along - across * run / rise)
+        if best is None or crossing > best[0]:
+            best = crossing, abs(rise) >= abs(run), (start, end, own)
+    if best is None or not best[1] or not -1 / 16 <= best[0] <= 17 / 16:
+        return None
+    start, end, own = best[2]
+    edge = xy[end] - xy[start]
+    sharing = np.flatnonzero((tri == start).any(1) & (tri == end).any(1))
+    sharing = [number for number in sharing if len(set(tri[number])) == 3]
+    if len(sharing) > 1:
+        other = sharing[1] if sharing[0] == index else sharing[0]
+        opposite = (set(tri[other]) - {start, end}).pop()
+        sides = [float(cross(edge, *(xy[vertex] - xy[start]))) for vertex in (own, opposite)]
+        if sides[0] * sides[1] < 0:
+            return None
+    return min(max(best[0], 0), 1)
+
+
 def face(size: int, yaw: float = 0.6) -> tuple[Tensor, Tensor]:
     """A turned, bulging sheet with a nose that hides a part of it, seen in perspective; float64."""
     axis = torch.linspace(-1, 1, size, dtype=torch.float64)

@@ -11,7 +11,16 @@ import torch
 from render_reference import face
 
 from nl3dmm.errors import BackendError, ShapeError
-from nl3dmm.render import backend_for, backends, interpolate, rasterize, texture, warmup
+from nl3dmm.render import (
+    antialias,
+    antialias_construct_topology_hash,
+    backend_for,
+    backends,
+    interpolate,
+    rasterize,
+    texture,
+    warmup,
+)
 from nl3dmm.render._jit import kernel
 from nl3dmm.render._pool import run_images
 
@@ -35,7 +44,7 @@ def outputs_and_gradients(device="cpu", dtype=torch.float32):
     tri = tri.to(device)
     rast, _ = rasterize(None, leaves[0], tri, (32, 30))
     out, _ = interpolate(leaves[1], rast, tri)
-    image = texture(leaves[2], out[..., :2].contiguous(), mask=rast[..., 3] > 0) * out[..., 2:3]
+    image = texture(leaves[2], out[..., :2].contiguous(), boundary_mode="clamp", mask=rast[..., 3] > 0) * out[..., 2:3]
     gradients = torch.autograd.grad(image.square().sum(), leaves)
     return [tensor.detach() for tensor in (rast, out, image, *gradients)]
 
@@ -163,10 +172,8 @@ def test_warmup_leaves_nothing_to_compile(dtype):
     kernels = [
         rasterization.visible_triangles,
         rasterization.rasterize_backward,
-        interpolation.interpolate_backward_attr,
-        interpolation.interpolate_backward_rast,
-        texturing.texture_backward_tex,
-        texturing.texture_backward_uv,
+        interpolation.interpolate_backward,
+        texturing.texture_backward,
     ]
     before = [len(kernel.signatures) for kernel in kernels]
     assert min(before) >= 1
@@ -211,7 +218,7 @@ def test_rasterize_names_wrong_arguments(change, message):
     ("change", "message"),
     [
         ({"rast": torch.zeros(2, 4, 4, 3)}, r"rast: got shape \(2, 4, 4, 3\); expected \(batch, height, width, 4\)"),
-        ({"attr": torch.zeros(3, 2)}, r"attr: got shape \(3, 2\); expected \(batch, vertices, channels\)"),
+        ({"attr": torch.zeros(3)}, r"attr: got shape \(3,\); expected \(batch, vertices, channels\) or"),
         ({"attr": torch.zeros(3, 3, 2)}, r"attr: got batch 3; expected 2 or 1 \(shared\)"),
         ({"attr": torch.zeros(1, 3, 2).double()}, "attr: got torch.float64 on cpu; expected torch.float32 on cpu"),
         ({"attr": torch.zeros(1, 3, 2, device="meta")}, "attr: got torch.float32 on meta; expected torch.float32 on"),
@@ -232,8 +239,11 @@ def test_interpolate_names_wrong_arguments(change, message):
         ({"tex": torch.zeros(3, 5, 5, 3)}, r"tex: got batch 3; expected 2 or 1 \(shared\)"),
         ({"tex": torch.zeros(1, 0, 5, 3)}, r"tex: got shape \(1, 0, 5, 3\); expected at least one texel"),
         ({"tex": torch.zeros(1, 5, 5, 3).double()}, "tex: got torch.float64 on cpu; expected torch.float32 on cpu"),
-        ({"filter_mode": "cubic"}, "filter_mode: got 'cubic'; expected one of linear, nearest"),
-        ({"boundary_mode": "mirror"}, "boundary_mode: got 'mirror'; expected one of clamp, wrap, zero"),
+        (
+            {"filter_mode": "cubic"},
+            "filter_mode: got 'cubic'; expected one of auto, nearest, linear, linear-mip",
+        ),
+        ({"boundary_mode": "mirror"}, "boundary_mode: got 'mirror'; expected one of wrap, clamp, zero"),
         ({"mask": torch.ones(2, 4, 4)}, r"mask: got torch.float32 \(2, 4, 4\) on cpu; expected bool \(2, 4, 4\) on"),
         ({"mask": torch.ones(2, 4, 5) > 0}, r"mask: got torch.bool \(2, 4, 5\) on cpu; expected bool \(2, 4, 4\) on"),
         ({"mask": True}, r"mask: got bool; expected bool \(2, 4, 4\) on cpu"),
@@ -243,6 +253,67 @@ def test_texture_names_wrong_arguments(change, message):
     arguments = {"tex": torch.zeros(1, 5, 5, 3), "uv": torch.zeros(2, 4, 4, 2), **change}
     with pytest.raises(ShapeError, match=message):
         texture(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"color": torch.zeros(2, 4, 5, 3)},
+            r"color: got shape \(2, 4, 5, 3\); expected \(batch, height, width, channels\)",
+        ),
+        ({"pos": torch.zeros(3, 3, 4)}, r"pos: got batch 3; expected 2 or 1 \(shared\)"),
+        ({"pos": torch.zeros(1, 1, 3, 4)}, r"pos: got shape \(1, 1, 3, 4\); expected \(batch, vertices, 4\) or"),
+        ({"pos": None}, r"pos: got NoneType; expected a tensor"),
+        ({"topology_hash": 3}, r"topology_hash: got int; expected what antialias_construct_topology_hash"),
+        (
+            {"topology_hash": antialias_construct_topology_hash(TRI.expand(5, 3))},
+            r"topology_hash: got one of 5 triangles on cpu; expected 1 on cpu",
+        ),
+        ({"mode": "soft"}, "mode: got 'soft'; expected one of exact, edge"),
+    ],
+)
+def test_antialias_names_wrong_arguments(change, message):
+    image, rast = torch.zeros(2, 4, 4, 3), torch.zeros(2, 4, 4, 4)
+    arguments = {"color": image, "rast": rast, "pos": torch.zeros(1, 3, 4), "tri": TRI, **change}
+    with pytest.raises(ShapeError, match=message):
+        antialias(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"ranges": torch.zeros(2, 3, dtype=torch.int32)},
+            r"ranges: got torch.int32 \(2, 3\); expected int32 \(batch, 2\)",
+        ),
+        (
+            {"ranges": torch.tensor([[0, 2]])},
+            r"ranges: got \[\[0, 2\]\]; expected starts and counts within 1 triangles",
+        ),
+        ({"ranges": torch.tensor([[-1, 1]])}, "expected starts and counts within 1 triangles"),
+        ({"pos": torch.zeros(1, 3, 4)}, r"pos: got shape \(1, 3, 4\); expected \(vertices, 4\) with ranges"),
+    ],
+)
+def test_range_mode_names_wrong_arguments(change, message):
+    arguments = {"pos": torch.zeros(3, 4), "tri": TRI, "resolution": (4, 4), "ranges": torch.tensor([[0, 1]]), **change}
+    with pytest.raises(ShapeError, match=message):
+        rasterize(None, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"diff_attrs": [2]}, r"diff_attrs: got \[2\]; expected 'all' or a list of channels of 2"),
+        ({"diff_attrs": "some"}, "diff_attrs: got 'some'; expected 'all' or a list"),
+        ({"diff_attrs": "all", "rast_db": None}, "rast_db: got NoneType; expected a tensor"),
+        ({"diff_attrs": "all", "rast_db": torch.zeros(2, 4, 4, 0)}, r"rast_db: got shape \(2, 4, 4, 0\); expected"),
+    ],
+)
+def test_derivatives_name_wrong_arguments(change, message):
+    attr, rast = torch.zeros(1, 3, 2), torch.zeros(2, 4, 4, 4)
+    with pytest.raises(ShapeError, match=message):
+        interpolate(**{"attr": attr, "rast": rast, "tri": TRI, "rast_db": rast, **change})
 
 
 @pytest.mark.gpu

@@ -1,17 +1,22 @@
 """Pictures of meshes: colours, masks, light, encodings, several textures at once, gradients."""
 
+import math
 from dataclasses import replace
+from inspect import unwrap
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 
+from nl3dmm.errors import ShapeError
 from nl3dmm.geometry.camera import rotation_from_euler, weak_perspective
-from nl3dmm.geometry.lighting import SH_CONSTANTS, encode_srgb, white_light
+from nl3dmm.geometry.lighting import SH_CONSTANTS, directional_light, encode_srgb, white_light
+from nl3dmm.geometry.uv import uv_grid
 from nl3dmm.render.scene import Surface, composite, render_geometry, render_textures
 from nl3dmm.types import Camera
 
 SIZE = (12, 16)
+DOMAINS = ("uv", "vertex", "screen")
 
 
 def camera_for(batch: int, scale: float, yaw: float = 0.0, dtype: torch.dtype = torch.float32) -> Camera:
@@ -84,20 +89,106 @@ def test_brightness_is_linear_light_under_srgb(sheet):
     torch.testing.assert_close(inside, encode_srgb(torch.tensor(0.25)).expand_as(inside), atol=1e-5, rtol=0)
 
 
-def test_several_textures_equal_single_renderings(sheet):
+@pytest.mark.parametrize("shading", DOMAINS)
+def test_several_textures_equal_single_renderings(sheet, shading):
     vertices, surface = sheet
     vertices = torch.cat([vertices, 0.8 * vertices])
     albedos, light = torch.rand(2, 3, 3, 4, 4), white_light(2) + 0.1 * torch.randn(2, 3, 9)
     camera = camera_for(2, 0.5, 0.3)
-    drawn = render_textures(vertices, albedos, camera, light, surface, SIZE, "srgb")
+    drawn = render_textures(vertices, albedos, camera, light, surface, SIZE, "srgb", shading)
     for batch in range(2):
         for texture in range(3):
             one, map_ = slice(batch, batch + 1), slice(texture, texture + 1)
             single = render_textures(
-                vertices[one], albedos[one, map_], camera[batch], light[one], surface, SIZE, "srgb"
+                vertices[one], albedos[one, map_], camera[batch], light[one], surface, SIZE, "srgb", shading
             )
             torch.testing.assert_close(single.images[0, 0], drawn.images[batch, texture], atol=1e-6, rtol=0)
             assert single.mask[0].equal(drawn.mask[batch])
+
+
+@pytest.mark.parametrize("encoding", ["none", "srgb"])
+def test_shading_domains_on_a_roof(encoding):
+    """Half way from the ridge, whose normal faces the viewer, to the left eave, whose normal is turned by an angle.
+
+    Carried to the pixel, the two shadings have their mean and the two normals half the angle; in the 2 x 2 map the
+    right eave counts too.
+    """
+    angle = 0.8
+    ridge_and_eaves = [[-10, 0, -10 * math.tan(angle)], [0, -10, 0], [0, 10, 0], [10, 0, -10 * math.tan(angle)]]
+    surface = Surface(torch.tensor([[0, 1, 2], [3, 2, 1]]), uv_grid((2, 2)), (2, 2))
+    camera = replace(camera_for(1, 1.0), principal_point=torch.tensor([[10.5, 10.5]]))
+    light = torch.zeros(1, 3, 9)
+    light[..., 2] = 1 / SH_CONSTANTS[1]  # shading is z of the normal
+    albedo = torch.ones(1, 1, 3, 2, 2)
+    expected = {
+        "uv": 0.375 + 0.625 * math.cos(angle),
+        "vertex": 0.5 + 0.5 * math.cos(angle),
+        "screen": math.cos(angle / 2),
+    }
+    for shading, value in expected.items():
+        inputs = (torch.tensor([ridge_and_eaves]), albedo, camera, light, surface, (21, 21), encoding, shading)
+        colour = render_textures(*inputs).images[0, 0, :, 10, 5]
+        if encoding == "srgb" and shading != "uv":
+            value = float(encode_srgb(torch.tensor(value)))
+        if encoding == "srgb" and shading == "uv":  # the map that is fetched is encoded
+            value = 0.375 + 0.625 * float(encode_srgb(torch.tensor(math.cos(angle))))
+        torch.testing.assert_close(colour, torch.full((3,), value), atol=1e-5, rtol=0)
+
+
+def smooth_face(template) -> tuple:
+    """The template under a soft albedo, turned a little: all arguments before the light."""
+    u, v = uv_grid(template.uv_size).unbind(-1)
+    waves = [0.5 + 0.2 * (6 * u).sin(), 0.45 + 0.2 * (5 * v).cos(), 0.4 + 0.1 * (5 * (u + v)).sin()]
+    albedo = torch.stack(waves).view(1, 1, 3, *template.uv_size)
+    camera = replace(camera_for(1, 0.55, 0.4), principal_point=torch.full((1, 2), 56.0))
+    return template.vertices[None], albedo, camera
+
+
+@pytest.mark.parametrize("encoding", ["none", "srgb"])
+def test_shading_domains_agree_on_a_smooth_face(small_template, template, encoding):
+    """Mean difference to uv, linear: 7e-4 (vertex) and 15e-4 (screen) on 32 x 32, 3e-4 and 7e-4 on 64 x 80 vertices."""
+    light = white_light(1, 0.5) + directional_light(torch.tensor([[0.36, 0.48, 0.8]]), torch.tensor([[0.5, 0.5, 0.45]]))
+    means = {}
+    for face in (small_template, template):
+        inputs = (*smooth_face(face), light, face.surface(), (112, 112), encoding)
+        uv, vertex, screen = (render_textures(*inputs, shading) for shading in DOMAINS)
+        assert uv.mask.equal(vertex.mask)
+        assert uv.shading.equal(screen.shading)
+        drawn = uv.mask[0]
+        for name, other in (("vertex", vertex), ("screen", screen)):
+            means[name, len(face.vertices)] = float((other.images - uv.images)[0, 0, :, drawn].abs().mean())
+            assert other.images[0, 0, :, ~drawn].eq(0).all()
+    assert max(means.values()) < 2e-3
+    for name in ("vertex", "screen"):
+        assert 0 < means[name, 64 * 80] < 0.6 * means[name, 32 * 32]  # vanishes with the size of the triangles
+
+
+@pytest.mark.parametrize("encoding", ["none", "srgb"])
+def test_shading_domains_are_equal_under_constant_light(template, encoding):
+    """Both colour curves are affine above their toes, so light and bilinear mean commute; 3e-7 was measured."""
+    inputs = (*smooth_face(template), white_light(1, 0.7), template.surface(), (112, 112), encoding)
+    uv, vertex, screen = (render_textures(*inputs, shading).images for shading in DOMAINS)
+    torch.testing.assert_close(vertex, uv, atol=1e-5, rtol=0)
+    torch.testing.assert_close(screen, uv, atol=1e-5, rtol=0)
+    assert render_textures(*inputs).images.equal(uv)
+
+
+def test_unknown_shading_domain(sheet):
+    vertices, surface = sheet
+    inputs = (vertices, torch.ones(1, 1, 3, 4, 4), camera_for(1, 0.5), white_light(1), surface, SIZE, "srgb", "pixel")
+    with pytest.raises(ShapeError, match="shading: got 'pixel'; expected one of uv, vertex, screen"):
+        unwrap(render_textures)(*inputs)
+
+
+def test_opposite_normals_keep_gradients_finite():
+    """A ribbon folded onto itself: normals between its sides have almost no length."""
+    vertices = torch.tensor([[[-5.0, -5, 0], [-5, 5, 0], [5, -5, 1e-4], [5, 5, 1e-4], [-5, -5, 2e-4], [-5, 5, 2e-4]]])
+    surface = Surface(torch.tensor([[0, 2, 1], [1, 2, 3], [2, 4, 3], [3, 4, 5]]), uv_grid((2, 3)), (2, 3))
+    vertices.requires_grad_()
+    light = white_light(1) + 0.1 * torch.randn(1, 3, 9)
+    inputs = (torch.ones(1, 1, 3, 2, 3), camera_for(1, 1.0), light, surface, SIZE, "srgb", "screen")
+    (gradient,) = torch.autograd.grad(render_textures(vertices, *inputs).images.square().mean(), vertices)
+    assert gradient.isfinite().all()
 
 
 def test_perspective_camera_magnifies_what_is_near(sheet):
@@ -163,10 +254,17 @@ def test_grid_and_tables_draw_the_same_picture(sheet):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "inverse_distance", "is_grid"),
-    [("none", 0.0, True), ("srgb", 0.0, False), ("none", 1 / 300, False), ("srgb", 1 / 300, True)],
+    ("encoding", "inverse_distance", "is_grid", "shading"),
+    [
+        ("none", 0.0, True, "uv"),
+        ("srgb", 0.0, False, "uv"),
+        ("none", 1 / 300, False, "uv"),
+        ("srgb", 1 / 300, True, "uv"),
+        ("srgb", 1 / 300, True, "vertex"),
+        ("srgb", 0.0, False, "screen"),
+    ],
 )
-def test_gradcheck(patch, encoding, inverse_distance, is_grid):
+def test_gradcheck(patch, encoding, inverse_distance, is_grid, shading):
     """The sheet overfills the image, so no silhouette moves; no pixel centre lies on an edge or a texel centre."""
     vertices, triangles, uv = patch
     surface, size = Surface(triangles, uv, (4, 4)), (3, 4)
@@ -180,7 +278,7 @@ def test_gradcheck(patch, encoding, inverse_distance, is_grid):
 
     def picture(vertices, albedo, light, rotation, translation, scale):
         moved = replace(camera, rotation=rotation, translation=translation, scale=scale)
-        drawn = render_textures(vertices, albedo, moved, light, surface, size, encoding)
+        drawn = render_textures(vertices, albedo, moved, light, surface, size, encoding, shading)
         assert drawn.mask.all()
         return drawn.images
 

@@ -2,18 +2,23 @@
 
 import torch
 
+from nl3dmm.render._numba.antialiasing import antialias
+from nl3dmm.render._numba.edges import turning_edges
 from nl3dmm.render._numba.interpolation import interpolate
 from nl3dmm.render._numba.rasterization import rasterize
 from nl3dmm.render._numba.texturing import texture
+from nl3dmm.render.topology import antialias_construct_topology_hash
 
-__all__ = ["interpolate", "rasterize", "texture", "warmup"]
+__all__ = ["antialias", "interpolate", "rasterize", "texture", "warmup"]
 
 
 def warmup(dtype: torch.dtype) -> None:
-    """Run each kernel once on a tiny scene."""
+    """Run each kernel of training and fitting once on a tiny scene; image-space derivatives compile when asked for."""
     pos = torch.tensor([[[-1, -1, 0, 1], [1, -1, 0, 1], [0, 1, 0, 1]]], dtype=dtype, requires_grad=True)
     tri = torch.tensor([[0, 1, 2]])
-    rast = rasterize(None, pos, tri, 4, 4)
-    uv = interpolate(pos[..., :2], rast, tri)
+    rast, _ = rasterize(None, pos, tri, 4, 4, None, None)
+    uv, _ = interpolate(pos[..., :2], rast, tri, None, ())
     tex = torch.zeros(1, 2, 2, 1, dtype=dtype, requires_grad=True)
-    texture(tex, uv, "linear", "clamp", None).sum().backward()
+    color = texture([tex], uv, None, None, "linear", "clamp", None)
+    antialias(color, rast, pos, tri, antialias_construct_topology_hash(tri), 1.0).sum().backward()
+    turning_edges(pos.detach(), tri, tri.new_zeros(1, 2), tri.new_zeros(1, dtype=torch.int8), 1e-6)

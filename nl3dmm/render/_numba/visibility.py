@@ -1,6 +1,6 @@
 """Which triangle is seen at each pixel, one image at a time: integer coverage and a fixed-point depth buffer.
 
-The rules (snapping, ties, clipping) are those of ``_visibility_torch``; both must name the same triangle everywhere.
+The rules (snapping, ties, clipping) are those of ``_torch/visibility.py``; both must name the same triangle everywhere.
 Coordinates are in 1/16 pixel with the centre of pixel (0, 0) at the origin, so pixel centres are multiples of 16.
 """
 
@@ -13,6 +13,7 @@ from nl3dmm.render._jit import kernel
 DEPTH_MAX = 2**32 - 1
 DEPTH_ROUNDING = 0.381966  # 2 - golden ratio: far from all simple fractions, so rounding errors cannot split a tie
 NOT_PROJECTABLE = 64
+LARGEST = float(np.finfo(np.float32).max)  # larger numbers in float64, whose products overflow, count as not finite
 POLYGON_MAX = 36  # 3 corners grow at most by half at each of the six planes, even if rounding breaks convexity
 
 
@@ -93,7 +94,7 @@ def is_open(x_from, y_from, x_to, y_to):
 def outside_planes(vertex):
     """One bit per plane of the view volume that the vertex is outside of, or NOT_PROJECTABLE."""
     x, y, z, w = vertex
-    if not (np.isfinite(x) and np.isfinite(y) and np.isfinite(z) and np.isfinite(w)):
+    if not (abs(x) <= LARGEST and abs(y) <= LARGEST and abs(z) <= LARGEST and abs(w) <= LARGEST):
         return NOT_PROJECTABLE
     if x == 0 and y == 0 and z == 0 and w == 0:
         return NOT_PROJECTABLE

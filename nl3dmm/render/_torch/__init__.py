@@ -1,7 +1,8 @@
 """The operations in plain torch with autograd: fallback on any device and oracle of the kernels' gradients."""
 
+from nl3dmm.render._torch.antialiasing import antialias
 from nl3dmm.render._torch.interpolation import interpolate
 from nl3dmm.render._torch.rasterization import rasterize
 from nl3dmm.render._torch.texturing import texture
 
-__all__ = ["interpolate", "rasterize", "texture"]
+__all__ = ["antialias", "interpolate", "rasterize", "texture"]

@@ -9,7 +9,9 @@ def interpolate(
     attr: Float[Tensor, "attr_batch vertices channels"],
     rast: Float[Tensor, "batch height width 4"],
     tri: Int[Tensor, "triangles 3"],
-) -> Float[Tensor, "batch height width channels"]:
+    rast_db: Float[Tensor, "batch height width _"] | None,
+    diff_attrs: tuple[int, ...],
+) -> tuple[Float[Tensor, "batch height width channels"], Float[Tensor, "batch height width _"] | None]:
     seen = (rast[..., 3] >= 1) & (rast[..., 3] < len(tri) + 1)
     triangle = torch.where(seen, rast[..., 3], 1).long() - 1
     if len(tri):
@@ -19,4 +21,10 @@ def interpolate(
     corners = attr[image[:, None], tri[triangle[pixel]]]
     u, v = rast[pixel][:, 0:1], rast[pixel][:, 1:2]
     values = u * corners[:, 0] + v * corners[:, 1] + (1 - u - v) * corners[:, 2]
-    return attr.new_zeros(*rast.shape[:3], attr.shape[2]).index_put(pixel, values)
+    out = attr.new_zeros(*rast.shape[:3], attr.shape[2]).index_put(pixel, values)
+    if rast_db is None or not diff_attrs:
+        return out, None
+    wanted = corners[..., list(diff_attrs)]
+    along = wanted[:, :2] - wanted[:, 2:]  # (pixels, u and v, channels)
+    slopes = torch.einsum("pua,puc->pca", rast_db[pixel].unflatten(1, (2, 2)), along).flatten(1)
+    return out, attr.new_zeros(*rast.shape[:3], slopes.shape[1]).index_put(pixel, slopes)

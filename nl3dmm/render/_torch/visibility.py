@@ -1,4 +1,4 @@
-"""Which triangle is seen at each pixel, in plain torch operations: fallback and oracle of ``_visibility_numba``.
+"""Which triangle is seen at each pixel, in plain torch operations: fallback and oracle of ``_numba/visibility.py``.
 
 Corners are rounded to 1/16 pixel and coverage is decided by integer edge functions, so meshes are watertight and any
 two implementations agree exactly. Coordinates have the centre of pixel (0, 0) at the origin: centres are multiples
@@ -14,6 +14,7 @@ DEPTH_ROUNDING = 0.381966  # 2 - golden ratio: far from all simple fractions, so
 TRIANGLE_BITS = 31  # of the 63-bit key: depth first, then the later triangle
 LAST_TRIANGLE = 2**TRIANGLE_BITS - 2
 NOTHING = 2**63 - 1
+LARGEST = torch.finfo(torch.float32).max  # larger numbers in float64, whose products overflow, count as not finite
 SAMPLES_PER_STEP = 1 << 20  # bounds the memory of one step to about 200 MB
 
 
@@ -90,7 +91,7 @@ def _clipped(
 ) -> tuple[Float[Tensor, "parts 3 4"], Int[Tensor, " parts"], Int[Tensor, " parts"]]:
     """The parts of all triangles that lie in the view volume, with their image and triangle index."""
     valid = ((tri >= 0) & (tri < pos.shape[1])).all(-1).nonzero()[:, 0]
-    usable = pos.isfinite().all(-1) & (pos != 0).any(-1)
+    usable = (pos.abs() <= LARGEST).all(-1) & (pos != 0).any(-1)
     outside = torch.stack([sign * pos[..., :3] > pos[..., 3:] for sign in (-1, 1)], -1).flatten(-2)  # x<-w, x>w, y...
     tri = tri[valid].long()
     usable, outside = usable[:, tri].all(-1), outside[:, tri]  # (batch, valid), (batch, valid, 3, 6)

@@ -9,8 +9,7 @@ from torch import Tensor
 from benchmarks.measure import Stopwatch
 from benchmarks.scenes import Scene, leaf
 from nl3dmm.geometry.camera import clip_from_object, rotate
-from nl3dmm.geometry.mesh import vertex_normals
-from nl3dmm.render import antialias, interpolate, rasterize, texture
+from nl3dmm.render import antialias, interpolate, rasterize, texture, vertex_normals
 from nl3dmm.render.scene import shade_pixels
 
 ANTIALIAS = ("none", "exact", "edge")

@@ -132,6 +132,6 @@ def _geometry(shapes: list[Tensor], albedos: list[Tensor]) -> Geometry:
 @lru_cache(maxsize=1)
 def _model(side: int, pixels: int) -> FaceModel:
     """A model with the smallest networks: only its renderer is used."""
-    encoder, decoder = EncoderConfig(width=1, stages=1), DecoderConfig(1, 1, local_pathways=False)
+    encoder, decoder = EncoderConfig(width=1, stages=1), DecoderConfig(width=1, up_samplings=1, local_pathways=False)
     config = ModelConfig(pixels, shape_latent=1, albedo_latent=1, encoder=encoder, decoder=decoder)
     return FaceModel(config, embedded_template((side, side)))

@@ -1,7 +1,7 @@
 """YAML and ``key=value`` overrides -> frozen dataclass, strictly. OmegaConf never leaves this file."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,10 +14,12 @@ C = TypeVar("C")
 def load_config(schema: type[C], files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> C:
     """Merge YAML files, then ``key.sub=value`` overrides, into the defaults of a dataclass.
 
+    A file may name another one that it changes: ``base: other.yaml``, relative to its own folder.
+
     Raises:
         ConfigError: unknown key (with a suggestion), wrong type, value out of range, unreadable file.
     """
-    sources = [(f"config file {file}", _read_yaml(Path(file))) for file in files]
+    sources = [source for file in files for source in _read_with_bases(Path(file))]
     sources += [(override.partition("=")[0], _read_override(override)) for override in overrides]
     return _merge(schema, sources)
 
@@ -95,6 +97,17 @@ def _read_override(override: str) -> Any:
         return OmegaConf.from_dotlist([f"{key}=null" if value == "None" else override])
     except Exception as error:
         raise ConfigError(f"{key}: got {value!r}, not valid YAML ({_one_line(error)}). Quote the value.") from error
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Any]]:
+    """The values of a file after those of its base, with their sources."""
+    source, values = f"config file {path}", _read_yaml(path)
+    base = values.pop("base") if isinstance(values, MutableMapping) and "base" in values else None
+    if base is None:
+        return [(source, values)]
+    if not isinstance(base, str) or (path.parent / base).resolve() in (*above, path.resolve()):
+        raise ConfigError(f"{source}: base: got {base!r}; expected another YAML file, not itself. Change it.")
+    return [*_read_with_bases(path.parent / base, (*above, path.resolve())), (source, values)]
 
 
 def _read_yaml(path: Path) -> Any:

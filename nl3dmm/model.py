@@ -1,5 +1,6 @@
 """THE page: image -> latents, camera, light -> UV maps -> meshes -> four renderings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,15 +10,24 @@ from torch import Tensor, nn
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
-from nl3dmm.geometry.camera import FACE_FILL, camera_from_logits
+from nl3dmm.geometry.camera import (
+    CAMERA_LOGITS,
+    FACE_FILL,
+    MATRIX_LOGITS,
+    camera_from_logits,
+    camera_from_matrix,
+)
 from nl3dmm.geometry.lighting import Encoding, white_light
 from nl3dmm.nn.encoder import Encoder, EncoderConfig
+from nl3dmm.nn.principal import MapChunks, PrincipalUVDecoder, principal_components
 from nl3dmm.nn.uv_decoder import DecoderConfig, UVDecoder
 from nl3dmm.render.scene import Rendering, render_textures
 from nl3dmm.types import Camera, Latents, TensorFields, UVMaps, concatenate
 
 _SHAPE_UNIT_MM = 10.0  # one unit of the raw shape map (paper: 1e4 um)
 _SHAPE_LIMIT_MM = 60.0  # offsets saturate softly here
+_LARGEST = 0.9999  # fraction of a bound that a linear model reaches
+CAMERAS = ("weak_perspective", "free")
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,15 @@ class ModelConfig:
     albedo_latent: int = 320
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    camera: str = "weak_perspective"  # free: the nearest one to a free 2 x 4 matrix, the released code's head
     encoding: str = "srgb"  # none: texture = albedo * shading on image values (paper); srgb: in linear light
 
     def __post_init__(self) -> None:
         check_range("model.image_size", self.image_size, 32, 4096)
         check_range("model.shape_latent", self.shape_latent, 1, 65536)
         check_range("model.albedo_latent", self.albedo_latent, 1, 65536)
+        if self.camera not in CAMERAS:
+            raise ConfigError(f"model.camera: got {self.camera!r}; expected one of {CAMERAS}. Choose one.")
         if self.encoding not in ("none", "srgb"):
             raise ConfigError(f"model.encoding: got {self.encoding!r}; expected 'none' or 'srgb'. Choose one.")
 
@@ -84,10 +97,11 @@ class FaceModel(nn.Module):
         self.config = config
         self.template = template
         self.surface = template.surface()
-        self.encoder = Encoder(config.encoder, config.image_size, config.shape_latent, config.albedo_latent)
-        boxes = {name: (box.row, box.column, box.height, box.width) for name, box in template.boxes.items()}
-        self.shape_decoder = UVDecoder(config.decoder, config.shape_latent, template.uv_size, boxes)
-        self.albedo_decoder = UVDecoder(config.decoder, config.albedo_latent, template.uv_size, boxes)
+        latents = config.shape_latent, config.albedo_latent
+        camera_logits = MATRIX_LOGITS if config.camera == "free" else CAMERA_LOGITS
+        self.encoder = Encoder(config.encoder, config.image_size, *latents, camera_logits)
+        self.shape_decoder = _decoder(config.decoder, latents[0], template, _raw_from_mm)
+        self.albedo_decoder = _decoder(config.decoder, latents[1], template, _raw_from_albedo)
         self.mean_scale = _mean_scale(template, config.image_size)
         self.network_dtype = torch.float32  # bfloat16: convolutions only; geometry and losses stay float32
         self.to(memory_format=torch.channels_last)
@@ -111,9 +125,10 @@ class FaceModel(nn.Module):
         with self._networks():
             output = self.encoder(image.contiguous(memory_format=torch.channels_last))
         size = (image.shape[-2], image.shape[-1])
+        camera = camera_from_matrix if self.config.camera == "free" else camera_from_logits
         return Face(
             latents=Latents(output.shape_latent, output.albedo_latent),
-            camera=camera_from_logits(output.camera_logits, size, self.mean_scale),
+            camera=camera(output.camera_logits, size, self.mean_scale),
             sh_coefficients=white_light(1, 0.8).to(image.device) + output.sh_logits,
         )
 
@@ -126,10 +141,27 @@ class FaceModel(nn.Module):
         with self._networks():
             raw_shapes = shape_decoder(latents.shape_latent)
             raw_albedos = albedo_decoder(latents.albedo_latent)
-        shape_proxy, shape_final = (_bounded_mm(raw) for raw in raw_shapes)
-        albedo_proxy, albedo_final = (raw.sigmoid() for raw in raw_albedos)
-        maps = UVMaps(shape_proxy, shape_final, albedo_proxy, albedo_final)
-        return Geometry(maps, self.vertices_from_map(shape_proxy), self.vertices_from_map(shape_final))
+        shapes, albedos = _for_both(_bounded_mm, raw_shapes), _for_both(torch.sigmoid, raw_albedos)
+        return Geometry(UVMaps(*shapes, *albedos), *_for_both(self.vertices_from_map, shapes))
+
+    def fit_linear(self, shape_maps: MapChunks, albedo_maps: MapChunks) -> tuple[float, float]:
+        """Fill the linear decoders with the principal components of labels; before training, once.
+
+        Args:
+            shape_maps: offsets from the template's mean in mm.
+            albedo_maps: in [0, 1].
+
+        Returns:
+            The fractions of the labels' variance that the latents can express.
+        """
+        explained = []
+        for decoder, maps in ((self.shape_decoder, shape_maps), (self.albedo_decoder, albedo_maps)):
+            if not isinstance(decoder, PrincipalUVDecoder):
+                raise ConfigError("model.decoder.kind: got 'nonlinear'; expected 'linear'. Change it.")
+            components = principal_components(maps, len(decoder.basis))
+            decoder.fill(components)
+            explained.append(components.explained)
+        return explained[0], explained[1]
 
     def vertices_from_map(
         self, shape_map: Float[Tensor, "batch 3 uv_height uv_width"]
@@ -143,14 +175,19 @@ class FaceModel(nn.Module):
         drawn = self.render(
             concatenate([face, face]),
             torch.cat([geometry.vertices_proxy, geometry.vertices_final]),
-            torch.stack([maps.albedo_proxy, maps.albedo_final], 1).repeat(2, 1, 1, 1, 1),
+            torch.stack([maps.albedo_proxy, maps.albedo_final], 1),
             image_size,
         )
-        images = drawn.images.unflatten(0, (2, -1))  # (shape, batch, albedo, 3, height, width)
-        masks, half = drawn.mask.unflatten(0, (2, -1)), slice(0, len(geometry.vertices_proxy))
+        # chunk and unbind, in the order of the memory: their backward copies each gradient once to its place, while
+        # that of an index would fill a tensor of the size of all images
+        of_proxy, of_final = drawn.images.permute(0, 3, 4, 1, 2).chunk(2)
+        proxy_proxy, proxy_final = (image.permute(0, 3, 1, 2) for image in of_proxy.unbind(3))
+        final_proxy, final_final = (image.permute(0, 3, 1, 2) for image in of_final.unbind(3))
+        proxy_mask, final_mask = drawn.mask.chunk(2)
+        batch = len(geometry.vertices_proxy)
         return FourRenderings(
-            *(images[0, :, 0], images[0, :, 1], images[1, :, 0], images[1, :, 1]),
-            *(masks[0], masks[1], drawn.shading[half], drawn.normals[half]),
+            *(proxy_proxy, proxy_final, final_proxy, final_final),
+            *(proxy_mask, final_mask, drawn.shading[:batch], drawn.normals[:batch]),
         )
 
     def render_final(self, face: Face, geometry: Geometry, image_size: tuple[int, int]) -> Rendering:
@@ -161,17 +198,42 @@ class FaceModel(nn.Module):
         self,
         face: Face,
         vertices: Float[Tensor, "batch vertices 3"],
-        albedos: Float[Tensor, "batch textures 3 uv_height uv_width"],
+        albedos: Float[Tensor, "maps textures 3 uv_height uv_width"],
         image_size: tuple[int, int],
     ) -> Rendering:
-        """Draw meshes with several albedo maps under the face's camera and light."""
+        """Draw meshes with several albedo maps under the face's camera and light; mesh i wears map ``i % maps``."""
         return render_textures(
             vertices, albedos, face.camera, face.sh_coefficients, self.surface, image_size, self.config.shading_space
         )
 
 
+def _decoder(
+    config: DecoderConfig, latent: int, template: FaceTemplate, raw_from_map: Callable[[Tensor], Tensor]
+) -> UVDecoder | PrincipalUVDecoder:
+    if config.kind == "linear":
+        return PrincipalUVDecoder(latent, template.uv_size, raw_from_map)
+    return UVDecoder(config, latent, template.uv_size, template.boxes)
+
+
+def _for_both(function: Callable[[Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of proxy and final; once where they are the same tensor, as in decoders with one end."""
+    proxy = function(pair[0])
+    return proxy, proxy if pair[1] is pair[0] else function(pair[1])
+
+
 def _bounded_mm(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return _SHAPE_LIMIT_MM * torch.tanh(raw * (_SHAPE_UNIT_MM / _SHAPE_LIMIT_MM))
+
+
+def _raw_from_mm(offsets: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Inverse of ``_bounded_mm``."""
+    limited = (offsets / _SHAPE_LIMIT_MM).clamp(-_LARGEST, _LARGEST)
+    return torch.atanh(limited) * (_SHAPE_LIMIT_MM / _SHAPE_UNIT_MM)
+
+
+def _raw_from_albedo(albedo: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Inverse of the sigmoid; colours outside [0, 1] are clipped."""
+    return torch.logit(albedo, eps=1 - _LARGEST)
 
 
 def _mean_scale(template: FaceTemplate, image_size: int) -> float:

@@ -22,6 +22,7 @@ from nl3dmm.data.images import write_png
 from nl3dmm.data.module import BankDataModule
 from nl3dmm.errors import CheckpointError, ConfigError
 from nl3dmm.evaluation import Protocol, evaluate, sample_faces, table
+from nl3dmm.linear_basis import fit_linear_model
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import model_panel
 from nl3dmm.settings import RunConfig
@@ -54,6 +55,8 @@ def run_training(config: RunConfig) -> Path:
     module = TrainingModule(config, template)  # before the faces are drawn: its config errors cost no waiting
     world = SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
     bank = _open_bank(world, config, console)
+    if resume_from is None:
+        fit_linear_model(module.system.model, bank)
     data = BankDataModule(bank, config.seed, config.training.batch_size, config.training.steps, config.data.workers)
     panels = _Panels(world, output, config.training.panel_every)
     trainer = build_trainer(config, [panels], first_step)

@@ -75,6 +75,11 @@ class TrainingConfig:
             return "linear"
         return "pretrain" if step < round(self.steps * (self.linear_fraction + self.pretrain_fraction)) else "finetune"
 
+    def finetune_progress(self, step: int) -> float:
+        """Fraction of the fine-tuning that is done before this step; 0 in the stages before it."""
+        first = round(self.steps * (self.linear_fraction + self.pretrain_fraction))
+        return max(0, step - first) / max(1, self.steps - first)
+
 
 @dataclass(frozen=True)
 class LoggingConfig:

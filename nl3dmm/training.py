@@ -38,7 +38,9 @@ class TrainingModule(LightningModule):
         if stage == "linear":
             objective = self.system.linear_objective(batch, loss.pretrain)
         else:
-            objective = self.system.objective(batch, loss.pretrain if stage == "pretrain" else loss.finetune)
+            progress = self.config.training.finetune_progress(self.global_step)
+            weights = loss.pretrain if stage == "pretrain" else loss.finetune_at(progress)
+            objective = self.system.objective(batch, weights, self.global_step)
         if not torch.isfinite(objective.total):
             terms = {name: float(term) for name, term in objective.terms.items() if not torch.isfinite(term)}
             raise Nl3dmmError(

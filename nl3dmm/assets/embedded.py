@@ -7,7 +7,7 @@ from torch import Tensor
 from nl3dmm.assets.expression import expression_fields
 from nl3dmm.assets.fields import Array
 from nl3dmm.assets.identity import identity_fields
-from nl3dmm.assets.landmarks import landmark_uv, pathway_boxes
+from nl3dmm.assets.landmarks import EMBEDDED_PATHWAYS, landmark_uv, pathway_boxes
 from nl3dmm.assets.layout import chart, texel_centers
 from nl3dmm.assets.regions import face_regions
 from nl3dmm.assets.surface import face_surface
@@ -48,7 +48,7 @@ def embedded_template(uv_size: tuple[int, int] = (64, 80)) -> FaceTemplate:
         landmark_weights=torch.tensor(weights, dtype=torch.float64).float(),
         mirror=torch.arange(rows * columns).reshape(uv_size).flip(1).reshape(-1),
         regions={name: _tensor(region, half=True) for name, region in face_regions(u, v).items()},
-        boxes=pathway_boxes(uv_points, uv_size),
+        boxes=pathway_boxes(uv_points, uv_size, EMBEDDED_PATHWAYS),
         identity_basis=_tensor(np.stack(identity_fields(u, v)), half=True).flatten(1, 2),
         expression_basis=_tensor(np.stack(list(expressions.values())), half=True).flatten(1, 2),
         expression_names=tuple(expressions),

@@ -1,8 +1,9 @@
 """The 68 iBUG landmarks of the embedded face as UV points, exact at any density; and pathway boxes from landmarks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,13 +27,34 @@ NOSE_POINTS = {
     31: (-12.5, -13.5), 32: (-6.3, -16.0), 33: (0.0, -16.5),
 }
 # fmt: on
-# part: landmarks, margin factors (rows, columns) around their extent
+
+
+class Pathway(NamedTuple):
+    """A part's box: as large as on the paper's map of 192 x 224 texels and ``margin`` times its landmarks' extent."""
+
+    landmarks: range
+    height: int = 0  # texels of the paper's map
+    width: int = 0
+    down: float = 0.0  # texels of the paper's map from the landmarks' centre to the box's
+    inwards: float = 0.0
+    margin: tuple[float, float] = (1.1, 1.1)  # rows, columns
+
+
+# Spec table 3b; shifts are those that turn the paper's landmark areas into its boxes.
 PATHWAYS = {
-    "right_eye": (range(36, 42), 2.2, 1.15),
-    "left_eye": (range(42, 48), 2.2, 1.15),
-    "nose": (range(27, 36), 1.15, 1.3),
-    "mouth": (range(48, 68), 2.0, 1.3),
+    "right_eye": Pathway(range(36, 42), 40, 48, down=-3.5, inwards=3.5),
+    "left_eye": Pathway(range(42, 48), 40, 48, down=-3.5, inwards=3.5),
+    "nose": Pathway(range(27, 36), 56, 48, down=-5.0),
+    "mouth": Pathway(range(48, 68), 64, 96, down=10.0),
 }
+# The embedded chart magnifies the parts themselves, so that their extent is the measure.
+EMBEDDED_PATHWAYS = {
+    "right_eye": Pathway(range(36, 42), margin=(2.2, 1.15)),
+    "left_eye": Pathway(range(42, 48), margin=(2.2, 1.15)),
+    "nose": Pathway(range(27, 36), margin=(1.15, 1.3)),
+    "mouth": Pathway(range(48, 68), margin=(2.0, 1.3)),
+}
+_PAPER_SIZE = (192, 224)
 
 
 @cache
@@ -71,25 +93,30 @@ def _frontal_points() -> tuple[Int[ndarray, " points"], Float[ndarray, " points"
     return np.array(ids), np.array(x), np.array(y)
 
 
-def pathway_boxes(uv: Float[ndarray, "68 2"], uv_size: tuple[int, int]) -> dict[str, Box]:
-    """Local pathways round eyes, nose and mouth: extent of the landmarks times a margin, sizes multiples of 8.
+def pathway_boxes(
+    uv: Float[ndarray, "68 2"], uv_size: tuple[int, int], pathways: Mapping[str, Pathway] = PATHWAYS
+) -> dict[str, Box]:
+    """Local pathways round eyes, nose and mouth from where the landmarks are; sizes are multiples of 8.
 
-    Symmetric under the column mirror and inside the map; the two eyes have one size and one row.
+    The paper's landmarks give the paper's boxes. Symmetric under the column mirror and inside the map; the two eyes
+    have one size and one row.
     """
     symmetric = (uv + uv[MIRROR_68] * (-1, 1) + (1, 0)) / 2
-    return {name: _box(symmetric[list(ids)], margin, uv_size) for name, (ids, *margin) in PATHWAYS.items()}
+    return {name: _box(symmetric[list(pathway.landmarks)], pathway, uv_size) for name, pathway in pathways.items()}
 
 
-def _box(points: Float[ndarray, "points 2"], margin: list[float], uv_size: tuple[int, int]) -> Box:
+def _box(points: Float[ndarray, "points 2"], pathway: Pathway, uv_size: tuple[int, int]) -> Box:
     rows, columns = uv_size
-    (left, top), (right, bottom) = points.min(0), points.max(0)
-    height = _multiple_of_8((bottom - top) * rows * margin[0], rows)
-    width = _multiple_of_8((right - left) * columns * margin[1], columns)
-    row = min(max(round((top + bottom) / 2 * rows - height / 2), 0), rows - height)
+    row_scale, column_scale = rows / _PAPER_SIZE[0], columns / _PAPER_SIZE[1]
+    (left, top), (right, bottom) = points.min(0) * (columns, rows), points.max(0) * (columns, rows)
+    height = _multiple_of_8(max(pathway.height * row_scale, (bottom - top) * pathway.margin[0]), rows)
+    width = _multiple_of_8(max(pathway.width * column_scale, (right - left) * pathway.margin[1]), columns)
+    row = round((top + bottom) / 2 + pathway.down * row_scale - height / 2)
     # Rounded by distance from the axis, so that a box and its mirror image round the same way.
-    offset = (left + right) / 2 * columns - columns / 2
-    column = round(columns / 2 + math.copysign(round(abs(offset) - width / 2 % 1) + width / 2 % 1, offset) - width / 2)
-    return Box(row, min(max(column, 0), columns - width), height, width)
+    offset = (left + right) / 2 - columns / 2
+    distance = abs(offset) - pathway.inwards * column_scale
+    column = round(columns / 2 + math.copysign(round(distance - width / 2 % 1) + width / 2 % 1, offset) - width / 2)
+    return Box(min(max(row, 0), rows - height), min(max(column, 0), columns - width), height, width)
 
 
 def _multiple_of_8(size: float, limit: int) -> int:

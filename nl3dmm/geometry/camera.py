@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from nl3dmm.types import Camera
 
 CAMERA_LOGITS = 9  # rotation 6D, translation 2, log scale 1
+MATRIX_LOGITS = 8  # two rows of rotation times scale, translation 2
 FACE_FILL = 0.57  # larger side of the landmarks' box over the image's side: photos, synthetic faces, mean camera
 _DEPTH_RANGE_MM = 400.0  # |X_z| of a face stays below, so |z / w| < 1
 _MIN_W = 1e-3
@@ -81,6 +82,44 @@ def camera_from_logits(logits: Float[Tensor, "batch 9"], image_size: tuple[int, 
     )
 
 
+def camera_from_matrix(logits: Float[Tensor, "batch 8"], image_size: tuple[int, int], mean_scale: float) -> Camera:
+    """The weak-perspective camera nearest to a free 2 x 4 matrix, the encoder's raw output; zeros give a frontal face.
+
+    The released code projects with ``matrix = mean_scale * [1 0 0; 0 1 0] + ...`` as it comes out of the network. Two
+    of its eight numbers are shear and aspect, which no rotation has, and normals, light and depth need a rotation.
+    They are dropped in the least-squares sense: of ``matrix = U diag(s1, s2) V`` remain the rotation rows ``U V`` and
+    the scale ``(s1 + s2) / 2``. Unlike row-by-row normalisation this favours neither row.
+
+    Args:
+        logits: what is added to the frontal matrix: its two rows (6, in ``mean_scale``), translation (2, half image
+            sizes).
+        image_size: (height, width) in px.
+        mean_scale: px per mm of an average face in such an image.
+    """
+    height, width = image_size
+    matrix = logits[:, :6].unflatten(1, (2, 3)) + torch.eye(2, 3, dtype=logits.dtype, device=logits.device)
+    half_size = logits.new_tensor([width / 2, height / 2])
+    rows, scale = _nearest_rotation(matrix)
+    return weak_perspective(
+        rotation=rotation_from_6d(rows.flatten(1)),  # exact to the last digit, and the third row
+        translation=logits[:, 6:] * half_size,
+        scale=mean_scale * scale,
+        principal_point=half_size.expand(len(logits), 2),
+    )
+
+
+def _nearest_rotation(
+    matrix: Float[Tensor, "batch 2 3"],
+) -> tuple[Float[Tensor, "batch 2 3"], Float[Tensor, " batch"]]:
+    """Orthonormal rows ``(M M^T)^(-1/2) M`` and the mean singular value, in closed form."""
+    first, second = matrix.unbind(1)
+    area = torch.linalg.cross(first, second).square().sum(-1).clamp_min(1e-12).sqrt()  # s1 s2
+    xx, xy, yy = ((a * b).sum(-1) for a, b in ((first, first), (first, second), (second, second)))
+    total = (xx + yy + 2 * area).sqrt()  # s1 + s2
+    adjugate = torch.stack([yy + area, -xy, -xy, xx + area], -1).unflatten(1, (2, 2))
+    return adjugate @ matrix / (area * total)[:, None, None], total / 2
+
+
 def zoom(camera: Camera, factor: float | int, origin: Float[Tensor, "2"] | None = None) -> Camera:
     """The camera of the picture whose pixels are ``(pixels - origin) * factor``: exact, same pose."""
     point = camera.principal_point if origin is None else camera.principal_point - origin
@@ -94,7 +133,7 @@ def zoom(camera: Camera, factor: float | int, origin: Float[Tensor, "2"] | None 
 
 def rotate(camera: Camera, vectors: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points 3"]:
     """Object frame to camera frame."""
-    return vectors @ camera.rotation.transpose(-1, -2)
+    return (camera.rotation @ vectors.mT).mT  # twice as fast as the rows of vectors on the left
 
 
 def project(
@@ -118,10 +157,17 @@ def clip_from_object(
 
     ``z / w`` grows away from the viewer and lies in (-1, 1) for points within 400 mm of the origin.
     """
+    matrix = _clip_matrix(camera, image_size)
+    return (matrix[..., :3] @ vertices.mT + matrix[..., 3:]).mT.contiguous()
+
+
+def _clip_matrix(camera: Camera, image_size: tuple[int, int]) -> Float[Tensor, "batch 4 4"]:
+    """From (x, y, z, 1) in the object frame: the formula of ``project`` for the rows of such matrices."""
     height, width = image_size
-    x, y, z = rotate(camera, vertices).unbind(-1)
-    w = 1 - camera.inverse_distance[:, None] * z
+    x, y, z = F.pad(camera.rotation, (0, 1)).unbind(1)
+    one = x.new_tensor([0, 0, 0, 1])
+    w = one - camera.inverse_distance[:, None] * z
     centre = 2 * camera.principal_point / camera.principal_point.new_tensor([width, height]) - 1
-    x_clip = (camera.scale[:, None] * x + camera.translation[:, :1]) * (2 / width) + centre[:, :1] * w
-    y_clip = (camera.translation[:, 1:] - camera.scale[:, None] * y) * (2 / height) + centre[:, 1:] * w
-    return torch.stack([x_clip, y_clip, -z / _DEPTH_RANGE_MM, w], -1)
+    x_clip = (camera.scale[:, None] * x + camera.translation[:, :1] * one) * (2 / width) + centre[:, :1] * w
+    y_clip = (camera.translation[:, 1:] * one - camera.scale[:, None] * y) * (2 / height) + centre[:, 1:] * w
+    return torch.stack([x_clip, y_clip, -z / _DEPTH_RANGE_MM, w], 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 Encoding = Literal["none", "srgb"]
 SH_CONSTANTS = (0.28209479177387814, 0.4886025119029199, 1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
+SH_SCALES = tuple(SH_CONSTANTS[i] for i in (0, 1, 1, 1, 2, 2, 3, 2, 4))  # basis = scale * polynomial of the normal
 
 
 def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
@@ -16,29 +17,20 @@ def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
 
     Order ``1, y, z, x, xy, yz, 3z^2-1, xz, x^2-y^2`` (Ramamoorthi and Hanrahan 2001); constants in ``SH_CONSTANTS``.
     """
-    x, y, z = normals.unbind(-1)
-    c0, c1, c2, c3, c4 = SH_CONSTANTS
-    return torch.stack(
-        [
-            torch.full_like(x, c0),
-            c1 * y,
-            c1 * z,
-            c1 * x,
-            c2 * x * y,
-            c2 * y * z,
-            c3 * (3 * z * z - 1),
-            c2 * x * z,
-            c4 * (x * x - y * y),
-        ],
-        -1,
-    )
+    return torch.stack(_polynomials(normals), -1) * normals.new_tensor(SH_SCALES)
 
 
 def shade(
     normals: Float[Tensor, "batch points 3"], sh_coefficients: Float[Tensor, "batch 3 9"]
 ) -> Float[Tensor, "batch points 3"]:
     """Shading per point and colour channel; linear in the coefficients, may be negative."""
-    return sh_basis(normals) @ sh_coefficients.transpose(1, 2)
+    planes = torch.stack(_polynomials(normals), 1)  # (batch, 9, points): all reads and writes are contiguous
+    return (sh_coefficients * sh_coefficients.new_tensor(SH_SCALES) @ planes).transpose(1, 2)
+
+
+def _polynomials(normals: Float[Tensor, "*batch 3"]) -> list[Float[Tensor, "*batch"]]:
+    x, y, z = normals.unbind(-1)
+    return [torch.ones_like(x), y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y]
 
 
 def white_light(batch: int, brightness: float = 1.0) -> Float[Tensor, "batch 3 9"]:

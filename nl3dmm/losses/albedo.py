@@ -1,18 +1,22 @@
-"""Albedo and light regularisers: per-sample values."""
+"""Albedo regularisers: per-sample values."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nl3dmm.losses.pixels import masked_mean
 
 _EPS = 1e-6
+_WORD = 0xFFFFFFFF
 
 
 def albedo_symmetry(
     albedo: Float[Tensor, "batch 3 uv_height uv_width"], mask: Bool[Tensor, "uv_height uv_width"], dead_zone: float = 0
 ) -> Float[Tensor, " batch"]:
-    """l1 distance to the mirrored map (paper equation 8); differences below ``dead_zone`` are free."""
+    """l1 distance to the mirrored map (paper equation 8), averaged over channels and texels with a mirror image.
+
+    Differences below ``dead_zone`` (released code) are free.
+    """
     difference = (albedo - albedo.flip(-1)).abs().mean(1)
     return masked_mean((difference - dead_zone).clamp_min(0), (mask & mask.flip(-1)).expand(len(albedo), -1, -1))
 
@@ -43,7 +47,8 @@ def albedo_constancy(
     """Piecewise-constant albedo (paper equation 9): neighbours of equal image chroma should have equal albedo.
 
     ``reference_chroma`` comes from the input image in UV space and carries no gradient. The weighted mean of
-    ``|A_i - A_j|^power`` over visible 4-neighbours with weights ``exp(-sharpness |c_i - c_j|)``.
+    ``|A_i - A_j|^power`` over visible 4-neighbours with weights ``exp(-sharpness |c_i - c_j|)``; sharpness and power
+    are the released code's, in which the weights cancel by mistake.
     """
     reference = reference_chroma.detach()
     down = _constancy_along(albedo, reference, visible, 2, sharpness, power)
@@ -51,7 +56,31 @@ def albedo_constancy(
     return (down[0] + right[0]) / (down[1] + right[1]).clamp_min(1)
 
 
-def white_shading(shading: Float[Tensor, "batch points 3"]) -> Float[Tensor, " batch"]:
-    """Light is white on average: squared deviation of the mean shading's channels from their mean."""
-    mean = shading.mean(1)
-    return ((mean - mean.mean(1, keepdim=True)) ** 2).mean(1)
+def random_pairs(
+    texels: Int[Tensor, " texels"], index: Int[Tensor, " batch"], step: int, pairs: int = 20
+) -> Int[Tensor, "batch 2 pairs"]:
+    """Pairs drawn from ``texels``: a function of sample, step and pair, equal in any batch and on any device."""
+    draw = torch.arange(2 * pairs, device=index.device)
+    state = _scramble(_scramble(_scramble(index.long()) + step)[:, None] + draw)
+    return texels[state % len(texels)].unflatten(1, (2, pairs))
+
+
+def _scramble(value: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """An integer hash of 32 bits: neighbouring values give unrelated ones."""
+    value = value & _WORD
+    for _ in range(2):
+        value = ((value ^ (value >> 16)) * 0x45D9F3B) & _WORD
+    return value ^ (value >> 16)
+
+
+def pair_constancy(
+    albedo: Float[Tensor, "batch 3 uv_height uv_width"], pairs: Int[Tensor, "batch 2 pairs"], dead_zone: float = 0.01
+) -> Float[Tensor, " batch"]:
+    """Skin has one colour: l1 distance of pairs of texels, numbered row by row (released code, not in the paper).
+
+    Differences of a channel below ``dead_zone`` are free. (The released code writes ``max(difference, dead_zone)``:
+    the same gradient, with a minimum of ``dead_zone`` instead of 0.)
+    """
+    chosen = pairs.flatten(1)[:, None].expand(-1, 3, -1)
+    first, second = albedo.flatten(2).gather(2, chosen).chunk(2, 2)
+    return ((first - second).abs() - dead_zone).clamp_min(0).mean((1, 2))

@@ -12,14 +12,20 @@ _EPS = 1e-8
 def landmark_distance(
     landmarks: Float[Tensor, "batch landmarks 2"], target: Float[Tensor, "batch landmarks 2"]
 ) -> Float[Tensor, " batch"]:
-    """Mean Euclidean distance, in the unit of the points."""
+    """Mean Euclidean distance, in the unit of the points.
+
+    Paper equation 7 has the squared distance; the distance itself lets a few wrong landmarks pull less.
+    """
     return torch.sqrt(((landmarks - target) ** 2).sum(-1) + _EPS).mean(-1)
 
 
 def laplacian_smoothness(
     shape_map: Float[Tensor, "batch 3 uv_height uv_width"], mask: Bool[Tensor, "uv_height uv_width"]
 ) -> Float[Tensor, " batch"]:
-    """Mean squared UV Laplacian (paper equation 10) over texels whose four neighbours are all in the mask."""
+    """Mean squared UV Laplacian over texels whose four neighbours are all in the mask.
+
+    Paper equation 10, where it is printed without the square; the released code squares it.
+    """
     centre = shape_map[:, :, 1:-1, 1:-1]
     neighbours = (
         shape_map[:, :, :-2, 1:-1] + shape_map[:, :, 2:, 1:-1] + shape_map[:, :, 1:-1, :-2] + shape_map[:, :, 1:-1, 2:]
@@ -31,7 +37,11 @@ def laplacian_smoothness(
 def residual_magnitude(
     residual: Float[Tensor, "batch channels uv_height uv_width"], mask: Bool[Tensor, "uv_height uv_width"]
 ) -> Float[Tensor, " batch"]:
-    """l1 norm of a residual (paper equation 14), averaged over channels and the mask."""
+    """l1 norm of a residual (paper equation 14), averaged over channels and the mask.
+
+    The released code takes the shape's over vertices and the albedo's over all texels; on a template whose vertices
+    are texels, vertices and texels of the mask are the same points.
+    """
     return masked_mean(residual.abs().mean(1), mask.expand(len(residual), -1, -1))
 
 

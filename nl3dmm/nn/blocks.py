@@ -1,4 +1,12 @@
-"""Convolution blocks shared by the encoder and the decoders."""
+"""Convolution blocks shared by the encoder and the decoders.
+
+Padding is symmetric. TensorFlow's ``SAME``, which the released code uses, is not where the stride is 2: it pads 0
+before and 1 after (3 x 3), 2 before and 3 after (7 x 7), so that each halving and each doubling puts its features one
+pixel of the finer grid further right and down than ours, which lie as far on the other side of the cells' centres.
+Training from scratch does not notice: sizes and parameter counts are equal, all cells shift alike, the weights are
+learnt on the grid they see, and what the maps mean is fixed by the losses. Only loading the released weights would need
+their padding.
+"""
 
 from torch import nn
 

@@ -32,9 +32,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """Raw heads; ``geometry.camera.camera_from_logits`` and the system turn them into a camera and a light."""
+    """Raw heads; ``geometry.camera`` and the model turn them into a camera and a light."""
 
-    camera_logits: Float[Tensor, "batch 9"]
+    camera_logits: Float[Tensor, "batch camera"]
     sh_logits: Float[Tensor, "batch 3 9"]
     shape_latent: Float[Tensor, "batch shape_latent"]
     albedo_latent: Float[Tensor, "batch albedo_latent"]
@@ -67,7 +67,14 @@ class _SpatialHead(nn.Module):
 class Encoder(nn.Module):
     """The paper's trunk (``spec`` table of 13 convolutions at 5 stages) with four heads."""
 
-    def __init__(self, config: EncoderConfig, image_size: int, shape_latent: int, albedo_latent: int):
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_size: int,
+        shape_latent: int,
+        albedo_latent: int,
+        camera_logits: int = CAMERA_LOGITS,
+    ):
         super().__init__()
         rows = _TRUNK[: config.stages]
         layers, channels = [], 3
@@ -79,7 +86,7 @@ class Encoder(nn.Module):
         self.trunk = nn.Sequential(*layers)
         if config.pooled_heads:
             hidden = 4 * config.width
-            self.camera_head = nn.Sequential(*_pooled_head(channels, hidden), nn.Linear(hidden, CAMERA_LOGITS))
+            self.camera_head = nn.Sequential(*_pooled_head(channels, hidden), nn.Linear(hidden, camera_logits))
             self.light_head = nn.Sequential(*_pooled_head(channels, hidden), nn.Linear(hidden, SH_LOGITS))
             self.shape_head = _pooled_head(channels, shape_latent)
             self.albedo_head = _pooled_head(channels, albedo_latent)
@@ -89,7 +96,7 @@ class Encoder(nn.Module):
             def head(features: int) -> _SpatialHead:
                 return _SpatialHead(channels, 2 * config.width, features, cells)
 
-            self.camera_head, self.light_head = head(CAMERA_LOGITS), head(SH_LOGITS)
+            self.camera_head, self.light_head = head(camera_logits), head(SH_LOGITS)
             self.shape_head, self.albedo_head = head(shape_latent), head(albedo_latent)
         initialise(self)
         for module in (self.shape_head, self.albedo_head):

@@ -13,23 +13,35 @@ from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
 from nl3dmm.nn.blocks import deconv, deconv_bn_relu, initialise
 
-# Output channels of the paper's pathways in units of its width 16, from the largest step to the full-size map.
-_GLOBAL = ((10, 8), (8, 4, 6), (6, 3, 4), (4, 2, 2), (2, 1))
+KINDS = ("nonlinear", "linear")
+# Output channels of the paper's pathways in units of its width 16, from the largest step to the full-size map. Before
+# the rows of the global pathway comes (first_layer, 8).
+_GLOBAL = ((8, 4, 6), (6, 3, 4), (4, 2, 2), (2, 1))
 _LOCAL = ((4, 6), (6, 3, 4), (4, 2, 2), (2, 1))
 _LOCAL_STEPS = 3
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Paper: width 16, 5 up-samplings from 6 x 7 to 192 x 224, local pathways for eyes, nose and mouth."""
+    """Paper: width 16, 5 up-samplings from 6 x 7 to 192 x 224, local pathways for eyes, nose and mouth.
 
+    The single decoder of CVPR18 has width 32, first layer 5, neither local pathways nor a proxy; it uses ELU, and the
+    end's hidden layer is not in it.
+    """
+
+    kind: str = "nonlinear"  # linear: a fixed basis of principal components; all other values are unused
     width: int = 16
+    first_layer: int = 10  # output channels of the first up-sampling in widths; released albedo decoders have 5
     up_samplings: int = 5
     local_pathways: bool = True
+    proxy: bool = True  # False: one end, final = proxy
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"model.decoder.kind: got {self.kind!r}; expected one of {KINDS}. Choose one.")
+        check_range("model.decoder.first_layer", self.first_layer, 1, 1024)
         check_range("model.decoder.width", self.width, 1, 1024)
-        check_range("model.decoder.up_samplings", self.up_samplings, 1, len(_GLOBAL))
+        check_range("model.decoder.up_samplings", self.up_samplings, 1, len(_GLOBAL) + 1)
 
 
 class _Seed(nn.Sequential):
@@ -61,7 +73,7 @@ class _GlobalPathway(nn.Sequential):
                 f"decoder.up_samplings={config.up_samplings}. Change one of them."
             )
         seed = _Seed(latent, 10 * config.width, uv_size[0] // factor, uv_size[1] // factor)
-        rows = _GLOBAL[: config.up_samplings - 1] + _GLOBAL[-1:]
+        rows = ((config.first_layer, 8), *_GLOBAL)[: config.up_samplings - 1] + _GLOBAL[-1:]
         super().__init__(seed, _pathway(10 * config.width, rows, config.width, first_stride=2))
 
 
@@ -80,7 +92,7 @@ class UVDecoder(nn.Module):
     Local features are zero-padded to the whole map and fused by an element-wise maximum (they are >= 0, so the
     padding never wins), then concatenated with the global ones. Without boxes it is the single global decoder of
     CVPR18. The ends give *raw* maps: raw final = raw proxy + raw residual, and the residual end starts at zero, so
-    that a new model's final maps equal its proxies.
+    that a new model's final maps equal its proxies. Without a proxy there is no residual end and both are one tensor.
     """
 
     def __init__(
@@ -100,10 +112,13 @@ class UVDecoder(nn.Module):
         )
         fused = config.width * (2 if self.boxes else 1)
         self.proxy_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), deconv(2 * config.width, channels))
-        last = deconv(2 * config.width, channels)
-        self.residual_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), last)
+        self.residual_end = None
+        if config.proxy:
+            last = deconv(2 * config.width, channels)
+            self.residual_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), last)
         initialise(self)
-        nn.init.zeros_(last.weight)
+        if config.proxy:
+            nn.init.zeros_(last.weight)
 
     def _local_features(self, latent: Tensor) -> Tensor:
         height, width = self.uv_size
@@ -121,8 +136,10 @@ class UVDecoder(nn.Module):
         features = self.global_pathway(latent)
         if self.boxes:
             features = torch.cat([self._local_features(latent), features], 1)
-        proxy = self.proxy_end(features).float()
-        return proxy.contiguous(), (proxy + self.residual_end(features).float()).contiguous()
+        proxy = self.proxy_end(features).float().contiguous()
+        if self.residual_end is None:
+            return proxy, proxy
+        return proxy, (proxy + self.residual_end(features).float()).contiguous()
 
 
 class LinearUVDecoder(nn.Module):

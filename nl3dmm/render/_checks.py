@@ -138,14 +138,14 @@ def check_batch(name: str, value: Tensor, batch: int) -> None:
         raise ShapeError(f"{name}: got batch {len(value)}; expected {batch} or 1 (shared). Repeat or select elements.")
 
 
-def check_triangles(tri: object, device: torch.device) -> None:
+def check_triangles(tri: object, device: torch.device, name: str = "tri") -> None:
     if not isinstance(tri, Tensor) or tri.ndim != 2 or tri.shape[1] != 3 or tri.dtype not in (torch.int32, torch.int64):
         got = f"{tri.dtype} {tuple(tri.shape)}" if isinstance(tri, Tensor) else type(tri).__name__
-        raise ShapeError(f"tri: got {got}; expected int32 or int64 (triangles, 3). Convert it.")
+        raise ShapeError(f"{name}: got {got}; expected int32 or int64 (triangles, 3). Convert it.")
     if tri.device != device:
-        raise ShapeError(f"tri: got device {tri.device}; expected {device}, like the other argument. Move it.")
+        raise ShapeError(f"{name}: got device {tri.device}; expected {device}, like the other argument. Move it.")
     if len(tri) > TRIANGLES_MAX:
-        raise ShapeError(f"tri: got {len(tri)} triangles; expected at most {TRIANGLES_MAX}. Split the mesh.")
+        raise ShapeError(f"{name}: got {len(tri)} triangles; expected at most {TRIANGLES_MAX}. Split the mesh.")
 
 
 def checked_resolution(resolution: object) -> tuple[int, int]:

@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nl3dmm.errors import BackendError, ShapeError
+from nl3dmm.render._torch.normals import vertex_normals as vertex_normals  # nvdiffrast has none
+from nl3dmm.render._torch.shading import light_albedo as light_albedo
+from nl3dmm.render._torch.shading import shade as shade
 
 MINIMUM = (0, 3, 5)  # the first version that keeps u + v <= 1
 INSTALLATION = "https://nvlabs.github.io/nvdiffrast/#installation"
@@ -133,8 +136,6 @@ def _edges(tri: Tensor) -> Any:
     """nvdiffrast's table of edges, kept as long as the tensor lives and is not written to."""
     if tri.is_inference():  # nobody counts the writes to such a tensor
         return library().antialias_construct_topology_hash(_int32(tri))
-    version, edges = _topologies.get(tri, (None, None))
-    if edges is None or version != tri._version:
-        edges = library().antialias_construct_topology_hash(_int32(tri))
-        _topologies[tri] = (tri._version, edges)
-    return edges
+    if tri not in _topologies or _topologies[tri][0] != tri._version:
+        _topologies[tri] = tri._version, library().antialias_construct_topology_hash(_int32(tri))
+    return _topologies[tri][1]

@@ -6,14 +6,14 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from nl3dmm.geometry.camera import clip_from_object, rotate
-from nl3dmm.geometry.lighting import Encoding, light_albedo, shade
-from nl3dmm.geometry.mesh import vertex_normals
+from nl3dmm.geometry.lighting import Encoding
 from nl3dmm.geometry.uv import sample_uv_map, uv_map_from_vertices, vertices_from_uv_grid
 from nl3dmm.render._checks import check_choice
 from nl3dmm.render.api import interpolate, rasterize, texture
+from nl3dmm.render.normals import vertex_normals
+from nl3dmm.render.shading import check_shared, light_albedo, shade
 from nl3dmm.types import Camera, TensorFields
 
 ShadingDomain = Literal["uv", "vertex", "screen"]
@@ -61,7 +61,7 @@ class Rendering(TensorFields):
 
 def render_textures(
     vertices: Float[Tensor, "batch vertices 3"],
-    albedos: Float[Tensor, "batch textures 3 uv_height uv_width"],
+    albedos: Float[Tensor, "maps textures 3 uv_height uv_width"],
     camera: Camera,
     sh_coefficients: Float[Tensor, "batch 3 9"],
     surface: Surface,
@@ -72,11 +72,13 @@ def render_textures(
     """Draw each mesh once with several albedo maps: one rasterisation, one shading, one texture fetch.
 
     Args:
+        albedos: ``maps`` divides ``batch``: mesh i wears map ``i % maps``.
         shading: where albedo meets light. ``uv``: vertex shading is carried to the texels and the lit map is fetched,
             as in the paper, so that colour conversion costs per texel. ``vertex``: vertex shading is carried to the
             pixels and lights the fetched albedo. ``screen``: normals are carried to the pixels and shaded there.
     """
     check_choice("shading", shading, get_args(ShadingDomain))
+    check_shared("albedos", albedos, len(vertices))
     with torch.autocast(vertices.device.type, enabled=False):
         clip = clip_from_object(camera, vertices, image_size)
         fragments, _ = rasterize(None, clip, surface.triangles, image_size)
@@ -84,32 +86,33 @@ def render_textures(
         normals = rotate(camera, vertex_normals(vertices, surface.triangles))
         at_vertices = shade(normals, sh_coefficients)
         uv, _ = interpolate(surface.uv[None], fragments, surface.triangles)
+        maps = albedos.permute(0, 3, 4, 1, 2)
         if shading == "uv":
-            lit = light_albedo(albedos, surface.to_uv_map(at_vertices)[:, None], encoding)
-            pixels = _fetch(lit, uv, mask)
+            at_texels = surface.to_uv_map(at_vertices).permute(0, 2, 3, 1)
+            pixels = _fetch(light_albedo(maps, at_texels, encoding), uv, mask)
         else:
             values, _ = interpolate(at_vertices if shading == "vertex" else normals, fragments, surface.triangles)
             at_pixels = values if shading == "vertex" else shade_pixels(values, sh_coefficients)
-            pixels = light_albedo(_fetch(albedos, uv, mask), at_pixels[..., None, :], encoding)
+            pixels = light_albedo(_fetch(maps, uv, mask), at_pixels, encoding)
         return Rendering(pixels.permute(0, 3, 4, 1, 2), mask, at_vertices, normals)
 
 
 def _fetch(
-    maps: Float[Tensor, "batch textures 3 uv_height uv_width"],
+    maps: Float[Tensor, "maps uv_height uv_width textures 3"],
     uv: Float[Tensor, "batch height width 2"],
     mask: Bool[Tensor, "batch height width"],
 ) -> Float[Tensor, "batch height width textures 3"]:
     """All maps in one texture fetch; 0 where the mask is False."""
-    channels = maps.flatten(1, 2).permute(0, 2, 3, 1).contiguous()
-    return texture(channels, uv, boundary_mode="clamp", mask=mask).unflatten(-1, (-1, 3))
+    if len(maps) < len(uv):
+        maps = maps.repeat(len(uv) // len(maps), 1, 1, 1, 1)
+    return texture(maps.flatten(3), uv, boundary_mode="clamp", mask=mask).unflatten(-1, (-1, 3))
 
 
 def shade_pixels(
     normals: Float[Tensor, "batch height width 3"], sh_coefficients: Float[Tensor, "batch 3 9"]
 ) -> Float[Tensor, "batch height width 3"]:
     """Shading at interpolated normals of any length."""
-    unit = F.normalize(normals.flatten(1, 2), dim=-1, eps=_LEAST_NORMAL)
-    return shade(unit, sh_coefficients).view_as(normals)
+    return shade(normals.flatten(1, 2), sh_coefficients, least_length=_LEAST_NORMAL).view_as(normals)
 
 
 def render_geometry(

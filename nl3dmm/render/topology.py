@@ -29,11 +29,9 @@ def antialias_construct_topology_hash(tri: Int[Tensor, "triangles 3"]) -> Topolo
     """
     if tri.is_inference():  # nobody counts the writes to such a tensor
         return _build(tri.long())
-    version, topology = _cache.get(tri, (None, None))
-    if topology is None or version != tri._version:
-        topology = _build(tri.detach().long())
-        _cache[tri] = (tri._version, topology)
-    return topology
+    if tri not in _cache or _cache[tri][0] != tri._version:
+        _cache[tri] = tri._version, _build(tri.detach().long())
+    return _cache[tri][1]
 
 
 def _build(tri: Int[Tensor, "triangles 3"]) -> Topology:

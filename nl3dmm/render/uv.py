@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nl3dmm.geometry.camera import clip_from_object, project, rotate
-from nl3dmm.geometry.mesh import vertex_normals
 from nl3dmm.render.api import interpolate, rasterize
+from nl3dmm.render.normals import vertex_normals
 from nl3dmm.render.scene import Surface
 from nl3dmm.types import Camera, TensorFields
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.config import check_range
-from nl3dmm.errors import ConfigError
+from nl3dmm.errors import ConfigError, ShapeError
 from nl3dmm.geometry.camera import FACE_FILL, project, rotation_from_euler, zoom
 from nl3dmm.geometry.lighting import Encoding, directional_light, white_light
 from nl3dmm.render.scene import render_textures
@@ -85,14 +85,41 @@ class SyntheticWorld:
         self._identity_basis = without_similarity(template.identity_basis, template.vertices)
         self._expressions = _usual_expressions(template.expression_names)
 
-    def sample(self, indices: Int[Tensor, " batch"]) -> FaceBatch:
-        """Images and everything that is true of them; ``mask`` leaves out what occluders hide."""
-        draws = {name: Draws(self.seed, indices, salt) for name, salt in _SALTS.items()}
+    def sample(
+        self,
+        indices: Int[Tensor, " batch"],
+        light_indices: Int[Tensor, " _"] | None = None,
+        camera_indices: Int[Tensor, " _"] | None = None,
+        scenery_indices: Int[Tensor, " _"] | None = None,
+    ) -> FaceBatch:
+        """Images and everything that is true of them; ``mask`` leaves out what occluders hide.
+
+        Args:
+            indices: the persons, with their expressions.
+            light_indices: the faces whose light they stand in; their own by default.
+            camera_indices: the faces whose pose and framing they take.
+            scenery_indices: the faces whose background, occluders and sensor noise they have.
+
+        Raises:
+            ShapeError: the indices are not equally many.
+        """
+        others = {"light": light_indices, "camera": camera_indices, "scenery": scenery_indices}
+        others |= {"sensor": scenery_indices}
+        draws = {name: self._draws(name, indices, others.get(name)) for name in _SALTS}
         vertices = self._vertices_from(draws["shape"])
         camera = self._camera(vertices, draws["camera"])
         light = _light(draws["light"])
         albedo = self.skin.albedo(self.seed, indices)
         return self._picture(indices, vertices, camera, light, albedo, draws)
+
+    def _draws(self, name: str, indices: Tensor, others: Tensor | None) -> Draws:
+        if others is not None and len(others) != len(indices):
+            raise ShapeError(f"{name}_indices: got {len(others)}; expected {len(indices)}, one per face. Repeat some.")
+        return Draws(self.seed, indices if others is None else others, _SALTS[name])
+
+    def camera(self, indices: Int[Tensor, " batch"]) -> Camera:
+        """The cameras alone; what ``sample`` returns without drawing a picture."""
+        return self._camera(self.vertices(indices), Draws(self.seed, indices, _SALTS["camera"]))
 
     def vertices(self, indices: Int[Tensor, " batch"]) -> Float[Tensor, "batch vertices 3"]:
         """The meshes alone, mm; what ``sample`` returns without drawing a picture."""

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nl3dmm.assets.template import FaceTemplate
-from nl3dmm.config import check_range
 from nl3dmm.geometry.camera import project
+from nl3dmm.geometry.lighting import light_albedo
 from nl3dmm.geometry.uv import erode
-from nl3dmm.losses.albedo import albedo_constancy, albedo_symmetry, chroma, white_shading
-from nl3dmm.losses.objective import Objective, weighted_sum
-from nl3dmm.losses.pixels import feature_distance, l21
+from nl3dmm.losses.albedo import albedo_constancy, albedo_symmetry, chroma, pair_constancy, random_pairs
+from nl3dmm.losses.light import light_tint, over_exposure, white_shading, white_shading_of_batch
+from nl3dmm.losses.objective import Objective, reach_through, weighted_sum
+from nl3dmm.losses.pixels import feature_distance, gradient_difference, l21
 from nl3dmm.losses.shape import (
     landmark_distance,
     laplacian_smoothness,
@@ -20,73 +21,15 @@ from nl3dmm.losses.shape import (
     residual_soft_symmetry,
 )
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry, ModelConfig
-from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
+from nl3dmm.nn.perceptual import FeatureNetwork
 from nl3dmm.nn.uv_decoder import LinearUVDecoder
 from nl3dmm.render.scene import composite
+from nl3dmm.systems.weights import RENDERED_TERMS, LossConfig, LossWeights
 from nl3dmm.types import FaceBatch
 
 _CM2_PER_MM2 = 0.01
 _ALBEDO_DEAD_ZONE = 0.01
-_RENDERED_TERMS = (
-    *("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "perceptual"),
-    *("albedo_constancy", "residual_symmetry", "white_shading"),
-)
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """One weight per term. Units: images and albedo in [0, 1], shape in cm, image positions in half image sizes.
-
-    Supervised terms need a batch that knows the truth, as synthetic faces do; they are skipped where it does not.
-    """
-
-    # supervised by labels
-    camera_rotation: float = 5.0
-    camera_position: float = 20.0
-    light: float = 1.0
-    shape: float = 20.0
-    albedo: float = 5.0
-    landmark: float = 10.0  # reaches the camera only: sparse points must not bend the shape (paper section 3.2)
-    # reconstruction of the image by (S~, A~), (S~, A), (S, A~), paper equation 15
-    photo_proxy_proxy: float = 2.0
-    photo_proxy_final: float = 4.0
-    photo_final_proxy: float = 4.0
-    perceptual: float = 0.05
-    # regularisers of the proxies, paper equation 13
-    albedo_symmetry: float = 1.0
-    albedo_constancy: float = 0.3
-    shape_smoothness: float = 200.0
-    # residuals, paper equations 14 and 16
-    residual_shape: float = 1.0
-    residual_albedo: float = 1.0
-    residual_symmetry: float = 5.0
-    white_shading: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, weight in asdict(self).items():
-            check_range(f"weights.{name}", weight, 0, 1e9)
-
-
-def _pretrain_weights() -> LossWeights:
-    """Labels and regularisers only: nothing that needs a rendering."""
-    return LossWeights(
-        photo_proxy_proxy=0.0,
-        photo_proxy_final=0.0,
-        photo_final_proxy=0.0,
-        perceptual=0.0,
-        albedo_constancy=0.0,
-        residual_symmetry=0.0,
-        white_shading=0.0,
-    )
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the two stages, and the features of the perceptual term."""
-
-    pretrain: LossWeights = field(default_factory=_pretrain_weights)
-    finetune: LossWeights = field(default_factory=LossWeights)
-    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+_SKIN = 0.5  # a texel is skin from this share on
 
 
 @dataclass(frozen=True)
@@ -100,7 +43,8 @@ class HighFidelityConfig:
 class HighFidelity(nn.Module):
     """Model and objective. The feature network is held outside the module tree: it is no part of a checkpoint."""
 
-    skin_interior: Tensor  # texels all of whose neighbours are skin too
+    skin_interior: Tensor  # texels of the map all of whose neighbours are in the map too
+    skin_texels: Tensor  # numbers of the texels that show skin, row by row
 
     def __init__(self, config: HighFidelityConfig, template: FaceTemplate):
         super().__init__()
@@ -111,6 +55,8 @@ class HighFidelity(nn.Module):
         self.linear_albedo = LinearUVDecoder(sizes.albedo_latent, template.uv_size)
         self._features: list[FeatureNetwork] = []
         self.register_buffer("skin_interior", erode(template.uv_mask), persistent=False)
+        skin = (template.regions["skin"] > _SKIN) & template.uv_mask
+        self.register_buffer("skin_texels", skin.flatten().nonzero()[:, 0], persistent=False)
 
     def feature_network(self) -> FeatureNetwork:
         """The perceptual term's network, loaded when first asked for."""
@@ -121,22 +67,29 @@ class HighFidelity(nn.Module):
     def linear_objective(self, batch: FaceBatch, weights: LossWeights) -> Objective:
         """Supervised loss of the encoder with linear decoders: a cheap start for encoder and latents."""
         face = self.model.encode(batch.image)
-        geometry = self.model.decode_with(self.linear_shape, self.linear_albedo, face.latents)
+        decoders = self.linear_shape, self.linear_albedo
+        if self.config.model.decoder.kind == "linear":  # its own basis is what the latents are for
+            decoders = self.model.shape_decoder, self.model.albedo_decoder
+        geometry = self.model.decode_with(*decoders, face.latents)
         named = asdict(weights)
         terms = self._supervised(batch, face, geometry)
         return weighted_sum(terms, named)
 
-    def objective(self, batch: FaceBatch, weights: LossWeights) -> Objective:
-        """Weighted loss of one batch; rendering is skipped while nothing needs it."""
+    def objective(self, batch: FaceBatch, weights: LossWeights, step: int = 0) -> Objective:
+        """Weighted loss of one batch; what nothing needs is not rendered. Random pairs are drawn for the ``step``."""
         face = self.model.encode(batch.image)
         geometry = self.model.decode(face.latents)
         named = asdict(weights)
         terms = self._supervised(batch, face, geometry) | self._regularisers(geometry)
-        if any(named[name] > 0 for name in _RENDERED_TERMS):
+        terms["light_tint"] = light_tint(face.sh_coefficients)
+        if weights.albedo_pairs > 0:
+            pairs = random_pairs(self.skin_texels, batch.index, step)
+            terms["albedo_pairs"] = pair_constancy(geometry.maps.albedo_proxy, pairs, _ALBEDO_DEAD_ZONE)
+        if any(named[name] > 0 for name in RENDERED_TERMS):
             rendered = self.model.render_four(face, geometry, (batch.image.shape[-2], batch.image.shape[-1]))
-            terms |= self._reconstruction(batch, rendered) | self._visibility_terms(batch, face, geometry, rendered)
-            if weights.perceptual > 0:
-                terms["perceptual"] = self._perceptual(batch, rendered)
+            terms |= self._reconstruction(batch, rendered, weights)
+            terms |= self._visibility_terms(batch, face, geometry, rendered)
+            terms |= self._light(geometry, rendered, weights)
         return weighted_sum(terms, named)
 
     def _supervised(self, batch: FaceBatch, face: Face, geometry: Geometry) -> dict[str, Tensor]:
@@ -161,36 +114,45 @@ class HighFidelity(nn.Module):
         return terms
 
     def _landmarks(self, target: Tensor, face: Face, geometry: Geometry) -> Tensor:
-        """Mean distance in px over both shapes; vertices are held fixed, so the gradient reaches the camera only."""
-        distances = []
-        for vertices in (geometry.vertices_proxy, geometry.vertices_final):
-            pixels, _ = project(face.camera, self.model.template.landmarks(vertices.detach()))
-            distances.append(landmark_distance(pixels, target))
-        return (distances[0] + distances[1]) / 2
+        """Mean distance in px over both shapes; the gradient reaches the encoder only (``landmark_reaches``)."""
+        outputs, latent = (geometry.vertices_proxy, geometry.vertices_final), face.latents.shape_latent
+        reaches = self.config.loss.landmark_reaches == "encoder" and latent.requires_grad
+        copies = [vertices.detach().requires_grad_(reaches) for vertices in outputs]
+        drawn = [project(face.camera, self.model.template.landmarks(vertices))[0] for vertices in copies]
+        distance = (landmark_distance(drawn[0], target) + landmark_distance(drawn[1], target)) / 2
+        return reach_through(distance, copies, outputs, latent) if reaches else distance
 
     def _masks(self, batch: FaceBatch, rendered: FourRenderings) -> tuple[Tensor, Tensor]:
         """Pixels of each shape's rendering that are known to show the face."""
         known = _known(batch)
         return rendered.proxy_mask & known, rendered.final_mask & known
 
-    def _reconstruction(self, batch: FaceBatch, rendered: FourRenderings) -> dict[str, Tensor]:
+    def _reconstruction(self, batch: FaceBatch, rendered: FourRenderings, weights: LossWeights) -> dict[str, Tensor]:
+        """Photo terms, paper equation 15, and of what may be added to them that which weighs something."""
         proxy_mask, final_mask = self._masks(batch, rendered)
-        return {
+        terms = {
             "photo_proxy_proxy": l21(rendered.proxy_proxy, batch.image, proxy_mask),
             "photo_proxy_final": l21(rendered.proxy_final, batch.image, proxy_mask),
             "photo_final_proxy": l21(rendered.final_proxy, batch.image, final_mask),
         }
+        if weights.gradient_difference > 0:
+            steps = gradient_difference(rendered.proxy_final, batch.image, proxy_mask)
+            terms["gradient_difference"] = (
+                steps + gradient_difference(rendered.final_proxy, batch.image, final_mask)
+            ) / 2
+        if weights.perceptual > 0:
+            terms["perceptual"] = self._perceptual(batch, rendered)
+        return terms
 
     def _perceptual(self, batch: FaceBatch, rendered: FourRenderings) -> Tensor:
+        """Of (S~, A) and (S, A~) before the photo: what hides the face is the photo's own in both pictures."""
         network = self.feature_network().to(batch.image.device)
         proxy_mask, final_mask = self._masks(batch, rendered)
-        pictures = [
-            composite(rendered.proxy_final, batch.image, proxy_mask),
-            composite(rendered.final_proxy, batch.image, final_mask),
-        ]
-        target = network(batch.image)
-        distances = [feature_distance(network(picture), target) for picture in pictures]
-        return (distances[0] + distances[1]) / 2
+        target, total = network(batch.image), 0
+        for drawn, mask in ((rendered.proxy_final, proxy_mask), (rendered.final_proxy, final_mask)):
+            features = network(composite(drawn, batch.image, mask))
+            total = total + feature_distance(features, target, network.layer_weights, network.relative)
+        return total / 2
 
     def _regularisers(self, geometry: Geometry) -> dict[str, Tensor]:
         maps, mask = geometry.maps, self.model.template.uv_mask
@@ -198,14 +160,28 @@ class HighFidelity(nn.Module):
         return {
             "albedo_symmetry": albedo_symmetry(maps.albedo_proxy, mask, _ALBEDO_DEAD_ZONE),
             "shape_smoothness": laplacian_smoothness(maps.shape_proxy / 10, mask),
+            "shape_smoothness_final": laplacian_smoothness(maps.shape_final / 10, mask),
             "residual_shape": residual_magnitude(residual_cm, mask),
             "residual_albedo": residual_magnitude(maps.albedo_final - maps.albedo_proxy, mask),
         }
 
+    def _light(self, geometry: Geometry, rendered: FourRenderings, weights: LossWeights) -> dict[str, Tensor]:
+        shading = rendered.proxy_shading
+        terms = {"white_shading": white_shading(shading), "white_shading_of_batch": white_shading_of_batch(shading)}
+        if weights.over_exposure > 0:
+            shading_map = self.model.surface.to_uv_map(shading)
+            with torch.no_grad():
+                texture = light_albedo(geometry.maps.albedo_proxy, shading_map, self.config.model.shading_space)
+            terms["over_exposure"] = over_exposure(shading_map, texture, self.model.template.uv_mask)
+        return terms
+
     def _visibility_terms(
         self, batch: FaceBatch, face: Face, geometry: Geometry, rendered: FourRenderings
     ) -> dict[str, Tensor]:
-        """Terms that ask which texels the image shows: decided by the proxy's normals (paper section 3.3)."""
+        """Terms that ask which texels the image shows: those that face the camera and lie on known pixels.
+
+        The paper (section 3.3) asks the proxy's normals alone; here texels behind an occluder are hidden as well.
+        """
         maps = geometry.maps
         facing = self.model.surface.to_uv_map(rendered.proxy_normals[..., 2:].detach())[:, 0]
         positions, _ = project(face.camera, geometry.vertices_proxy.detach())
@@ -215,12 +191,10 @@ class HighFidelity(nn.Module):
         seen = F.grid_sample(batch.image, grid, mode="bilinear", padding_mode="border", align_corners=False)
         known = F.grid_sample(_known(batch)[:, None].to(seen), grid, mode="nearest", align_corners=False)[:, 0] > 0.5
         in_sight = (facing > 0.1) & known & self.skin_interior
+        hidden = ((facing < 0) | ~known) & self.skin_interior
         return {
             "albedo_constancy": albedo_constancy(maps.albedo_proxy, chroma(seen), in_sight),
-            "residual_symmetry": residual_soft_symmetry(
-                (maps.shape_final - maps.shape_proxy) / 10, (facing < 0) & self.skin_interior
-            ),
-            "white_shading": white_shading(rendered.proxy_shading),
+            "residual_symmetry": residual_soft_symmetry((maps.shape_final - maps.shape_proxy) / 10, hidden),
         }
 
 

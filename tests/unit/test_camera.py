@@ -244,3 +244,50 @@ def test_gradcheck_of_camera_constructors():
         return made.translation, made.scale, made.inverse_distance
 
     assert gradcheck(outputs, (position, focal))
+
+
+@pytest.mark.parametrize("points", [1, 7, 68, 1000])
+def test_a_projected_element_does_not_depend_on_its_batch(points):
+    camera, vertices = some_cameras(5).to(torch.float32), 60 * torch.randn(5, points, 3)
+    rotated, clip = rotate(camera, vertices), clip_from_object(camera, vertices, SIZE)
+    pixels, depth = project(camera, vertices)
+    for k in range(5):
+        alone, own = camera[k], vertices[k : k + 1]
+        assert torch.equal(rotate(alone, own)[0], rotated[k])
+        assert torch.equal(clip_from_object(alone, own, SIZE)[0], clip[k])
+        assert torch.equal(project(alone, own)[0][0], pixels[k])
+        assert torch.equal(project(alone, own)[1][0], depth[k])
+
+
+@pytest.mark.parametrize("inverse_distance", [0.0, 1 / 600])
+def test_clip_space_in_float32_is_exact_to_rounding(inverse_distance):
+    camera, points = some_cameras(3, inverse_distance), 60 * torch.randn(3, 500, 3, dtype=torch.float64)
+    exact = clip_from_object(camera, points, SIZE)
+    clip = clip_from_object(camera.to(torch.float32), points.float(), SIZE)
+    torch.testing.assert_close(clip.double(), exact, rtol=0, atol=1e-6)
+    assert clip.is_contiguous()
+    if inverse_distance == 0:
+        assert clip[..., 3].eq(1).all()
+
+
+def test_one_camera_sees_many_meshes():
+    camera, points = some_cameras(1), some_points(3)
+    repeated = camera.map(lambda value: value.expand(3, *value.shape[1:]))
+    for function in (rotate, lambda c, p: clip_from_object(c, p, SIZE)):
+        torch.testing.assert_close(function(camera, points), function(repeated, points))
+
+
+def test_a_point_that_is_not_finite_stays_alone():
+    camera, points = some_cameras(), some_points()
+    broken = points.clone()
+    broken[1, 3, 0] = math.nan
+    for function in (rotate, lambda c, p: clip_from_object(c, p, SIZE)):
+        before, after = function(camera, points), function(camera, broken)
+        assert after[1, 3].isnan().all()
+        before[1, 3] = after[1, 3] = 0
+        assert torch.equal(after, before)
+
+
+def test_clip_space_of_nothing():
+    assert clip_from_object(some_cameras(2), torch.zeros(2, 0, 3, dtype=torch.float64), SIZE).shape == (2, 0, 4)
+    assert clip_from_object(some_cameras(2)[:0], some_points(2)[:0], SIZE).shape == (0, 7, 4)

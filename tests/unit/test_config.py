@@ -65,6 +65,38 @@ def test_later_files_win(tmp_path):
     assert load_config(Outer, [tmp_path / "a.yaml", tmp_path / "b.yaml"]).inner.steps == 2
 
 
+def test_a_file_changes_its_base(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "first.yaml").write_text("title: first\ninner: {rate: 0.5, steps: 1}\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\ninner: {steps: 2}\n")
+    (tmp_path / "deep" / "third.yaml").write_text("path: here\nbase: ../second.yaml\nsize: [1, 2]\n")
+    config = load_config(Outer, [tmp_path / "deep" / "third.yaml"], ["inner.names=[x]"])
+    assert config == Outer("first", (1, 2), "here", True, Inner(0.5, 2, ("x",)))
+
+
+def test_wrong_keys_of_a_base_name_its_file(tmp_path):
+    (tmp_path / "first.yaml").write_text("titel: x")
+    (tmp_path / "second.yaml").write_text("base: first.yaml")
+    assert "first.yaml: Key 'titel'" in error_of([tmp_path / "second.yaml"])
+
+
+@pytest.mark.parametrize("base", ["some.yaml", "../{folder}/some.yaml", "[a.yaml]", "3", "{a: b}"])
+def test_wrong_bases(file, tmp_path, base):
+    message = error_of([file(f"base: {base.replace('{folder}', tmp_path.name)}")])
+    assert "some.yaml: base: got " in message
+    assert "expected another YAML file, not itself. Change it." in message
+
+
+def test_bases_in_a_circle(tmp_path):
+    for name, base in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {base}.yaml")
+    assert "c.yaml: base: got 'a.yaml'" in error_of([tmp_path / "a.yaml"])
+
+
+def test_missing_base(file):
+    assert "none.yaml, which does not exist" in error_of([file("base: none.yaml")])
+
+
 def test_empty_file_changes_nothing(file):
     assert load_config(Outer, [file("")]) == Outer()
 

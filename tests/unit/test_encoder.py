@@ -29,6 +29,13 @@ def test_shapes(image_size):
     assert output.albedo_latent.shape == (2, 5)
 
 
+def test_camera_head_has_the_size_asked_for():
+    for pooled in (True, False):
+        config = EncoderConfig(width=4, stages=4, pooled_heads=pooled)
+        encoder = Encoder(config, 48, 8, 8, camera_logits=8).eval()
+        assert encoder(torch.rand(2, 3, 48, 48)).camera_logits.shape == (2, 8)
+
+
 def test_first_camera_and_light_are_close_to_the_average():
     output = Encoder(SMALL, 48, 8, 8)(torch.rand(8, 3, 48, 48))
     assert output.camera_logits.abs().max() < 0.5

@@ -77,6 +77,13 @@ def test_shading_is_linear_per_colour_channel_and_not_clamped():
     torch.testing.assert_close(shade(normals, coefficients)[0], expected)
 
 
+@pytest.mark.parametrize("points", [0, 1, 6])
+def test_shading_is_basis_times_coefficients(points):
+    normals, coefficients = unit_normals(2, points), torch.randn(2, 3, 9, dtype=torch.float64)
+    expected = torch.einsum("bpk,bck->bpc", sh_basis(normals), coefficients)
+    torch.testing.assert_close(shade(normals, coefficients), expected)
+
+
 def test_directional_light_is_the_projection_of_the_clamped_cosine():
     direction, intensity = unit_normals(1), torch.tensor([[0.5, 1.0, 2.0]], dtype=torch.float64)
     coefficients = directional_light(direction, intensity)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from nl3dmm.losses.pixels import feature_distance, l21, masked_mean, pixel_distance
+from nl3dmm.losses.pixels import feature_distance, gradient_difference, l21, masked_mean, pixel_distance
 
 
 def images(batch: int = 2) -> torch.Tensor:
@@ -57,6 +57,41 @@ def test_zero_input_in_float32_has_finite_gradient():
     assert feature.grad.isfinite().all()
 
 
+def test_gradient_difference_compares_steps_along_both_axes():
+    full, target = torch.ones(1, 4, 5, dtype=torch.bool), torch.rand(1, 3, 4, 5)
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(5.0), indexing="ij")
+    for ramp in (0.2 * rows, 0.2 * columns, 0.1 * rows + 0.1 * columns):
+        torch.testing.assert_close(gradient_difference(target + ramp, target, full), torch.tensor([0.2]))
+    one_channel = torch.stack([0.3 * rows, 0 * rows, 0 * rows])
+    torch.testing.assert_close(gradient_difference(target + one_channel, target, full), torch.tensor([0.1]))
+
+
+def test_gradient_difference_is_zero_for_equal_images_and_forgives_brightness():
+    image, full = images(), torch.ones(2, 4, 5, dtype=torch.bool)
+    assert gradient_difference(image, image, full).eq(0).all()
+    torch.testing.assert_close(gradient_difference(image + 0.3, image, full), torch.zeros(2).double())
+    noisy = image + 0.01 * torch.randn_like(image)
+    assert (gradient_difference(noisy, image, full) > 0).all()
+
+
+def test_gradient_difference_needs_both_neighbours_in_the_mask():
+    image, target, mask = images().requires_grad_(), images(), torch.ones(2, 4, 5, dtype=torch.bool)
+    mask[:, 2], mask[1] = False, False
+    value = gradient_difference(image, target, mask)
+    changed = image.detach().clone()
+    changed[:, :, 2] = 77
+    torch.testing.assert_close(gradient_difference(changed, target, mask), value.detach())
+    assert value[1] == 0
+    value.sum().backward()
+    assert image.grad[:, :, 2].eq(0).all()
+    assert image.grad[0, :, 0].abs().sum() > 0
+
+
+def test_gradient_difference_of_one_row_has_no_vertical_part():
+    image, target = torch.tensor([0.0, 0.5]).expand(1, 3, 1, 2), torch.zeros(1, 3, 1, 2)
+    assert gradient_difference(image, target, torch.ones(1, 1, 2, dtype=torch.bool)).tolist() == [0.5]
+
+
 def test_feature_distance_sums_layers_relative_to_their_scale():
     target = [torch.full((2, 4, 3, 3), 2.0), torch.full((2, 8, 2, 2), 100.0)]
     features = [target[0] + torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), target[1] * 1.1]
@@ -71,10 +106,20 @@ def test_feature_distance_does_not_depend_on_the_scale_of_a_layer():
     torch.testing.assert_close(scaled, feature_distance(features, target))
 
 
+def test_feature_distance_weighs_layers():
+    target = [torch.full((1, 4, 3, 3), 2.0), torch.full((1, 8, 2, 2), 10.0)]
+    features = [target[0] + 1, target[1] + 1]
+    torch.testing.assert_close(feature_distance(features, target, (2.0, 0.5)), torch.tensor([2 / 4 + 0.5 / 100]))
+    torch.testing.assert_close(feature_distance(features, target, (0.0, 1.0)), torch.tensor([1 / 100]))
+    torch.testing.assert_close(feature_distance(features, target, (2.0, 0.5), relative=False), torch.tensor([2.5]))
+
+
 def test_feature_distance_needs_equally_many_layers():
     layer = torch.randn(1, 2, 3, 3)
     with pytest.raises(ValueError, match="shorter"):
         feature_distance([layer, layer], [layer])
+    with pytest.raises(ValueError, match="shorter"):
+        feature_distance([layer, layer], [layer, layer], [1.0])
 
 
 def test_gradcheck():
@@ -82,5 +127,7 @@ def test_gradcheck():
     mask = torch.rand(2, 4, 5) > 0.4
     assert gradcheck(lambda a, b: l21(a, b, mask), (image, target))
     assert gradcheck(pixel_distance, (image, target))
+    assert gradcheck(lambda a, b: gradient_difference(a, b, mask), (image, target))
     fixed = images()  # the target's scale is a constant of the loss
     assert gradcheck(lambda a: feature_distance([a], [fixed]), image)
+    assert gradcheck(lambda a: feature_distance([a], [fixed], [0.3], relative=False), image)

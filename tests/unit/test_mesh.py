@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch.autograd import gradcheck
 
@@ -60,3 +61,33 @@ def test_gradcheck(patch):
     vertices = vertices.requires_grad_()
     assert gradcheck(lambda v: triangle_normals(v, triangles), vertices)
     assert gradcheck(lambda v: vertex_normals(v, triangles), vertices)
+
+
+def test_a_batch_is_its_elements_to_the_last_bit(patch):
+    vertices, triangles, _ = patch
+    batch = (vertices * torch.tensor([1.0, 2, 3])[:, None, None] + torch.randn(3, 16, 3)).float()
+    for function in (triangle_normals, vertex_normals):
+        whole = function(batch, triangles)
+        assert torch.equal(whole, torch.cat([function(batch[k : k + 1], triangles) for k in range(3)]))
+        assert torch.equal(whole, function(batch, triangles.int()))
+    assert vertex_normals(batch, triangles).is_contiguous()
+
+
+def test_gradient_of_a_batch(patch):
+    vertices, triangles, _ = patch
+    batch = torch.cat([vertices, vertices.flip(1), 2 * vertices]).requires_grad_()
+    assert gradcheck(lambda v: triangle_normals(v, triangles), batch)
+    assert gradcheck(lambda v: vertex_normals(v, triangles), batch)
+
+
+@pytest.mark.parametrize(("batch", "vertices", "triangles"), [(0, 3, 1), (2, 3, 0), (2, 0, 0)])
+def test_empty_meshes_and_batches(batch, vertices, triangles):
+    points, corners = torch.randn(batch, vertices, 3), torch.tensor([[0, 1, 2]])[:triangles]
+    assert triangle_normals(points, corners).shape == (batch, triangles, 3)
+    assert torch.equal(vertex_normals(points, corners), torch.zeros(batch, vertices, 3))
+
+
+@pytest.mark.parametrize("index", [3, -1])
+def test_an_index_that_does_not_exist_is_an_error(index):
+    with pytest.raises(IndexError, match="out of range"):
+        vertex_normals(torch.zeros(1, 3, 3), torch.tensor([[0, 1, index]]))

@@ -137,6 +137,27 @@ def test_render_four_equals_four_separate_renderings(model):
     assert four.proxy_mask.any()
 
 
+def test_gradients_of_render_four_equal_those_of_four_separate_renderings(model):
+    randomised(model)
+    face = some_face(model)
+    geometry = model.decode(face.latents).detach()
+    vertices, maps = (geometry.vertices_proxy, geometry.vertices_final), geometry.maps
+    leaves = [*vertices, maps.albedo_proxy, maps.albedo_final]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    weights = torch.rand(4, 2, 3, *SIZE)
+    four = model.render_four(face, geometry, SIZE)
+    together = torch.stack([four.proxy_proxy, four.proxy_final, four.final_proxy, four.final_final])
+    separate = [
+        model.render(face, shape, albedo[:, None], SIZE).images[:, 0] for shape in vertices for albedo in leaves[2:]
+    ]
+    found, expected = (
+        torch.autograd.grad((images * weights).sum(), leaves) for images in (together, torch.stack(separate))
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=0)
+
+
 def test_gradients_of_a_rendering_reach_all_networks(model):
     randomised(model).train()
     image = torch.rand(2, 3, *SIZE)
@@ -162,6 +183,41 @@ def test_a_template_without_grid_gives_the_same_faces(small_model_config, small_
     both = pictures[0].final_mask & pictures[1].final_mask
     gap = (pictures[0].final_final - pictures[1].final_final).abs().amax(1)[both]
     assert gap.median() < 1e-3
+
+
+def test_a_free_camera_is_a_weak_perspective_one(small_model_config, small_template):
+    free = FaceModel(replace(small_model_config, camera="free"), small_template)
+    nn.init.normal_(free.encoder.camera_head[-1].weight, std=0.3)
+    image = torch.rand(4, 3, *SIZE)
+    assert free.encoder(image).camera_logits.shape == (4, 8)
+    camera = free.encode(image).camera
+    turn = camera.rotation @ camera.rotation.mT
+    torch.testing.assert_close(turn, torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0)
+    assert not camera.rotation.allclose(torch.eye(3).expand(4, 3, 3), atol=1e-2)
+    assert (camera.scale > 0).all()
+    assert camera.inverse_distance.eq(0).all()
+    (camera.rotation.square().sum() + camera.scale.sum() + camera.translation.sum()).backward()
+    assert free.encoder.camera_head[-1].weight.grad.abs().sum() > 0
+
+
+def test_a_new_free_camera_is_as_good_a_guess(small_model_config, small_template):
+    model = FaceModel(replace(small_model_config, camera="free"), small_template).eval()
+    camera = model.encode(torch.rand(4, 3, *SIZE)).camera
+    torch.testing.assert_close(camera.rotation, torch.eye(3).expand(4, 3, 3), atol=0.3, rtol=0)
+    torch.testing.assert_close(camera.scale, torch.full((4,), model.mean_scale), rtol=0.3, atol=0)
+
+
+def test_a_model_with_one_end_has_no_residual(small_model_config, small_template):
+    decoder = replace(small_model_config.decoder, proxy=False)
+    model = FaceModel(replace(small_model_config, decoder=decoder), small_template).eval()
+    face = some_face(model)
+    geometry = model.decode(face.latents)
+    assert geometry.maps.shape_final is geometry.maps.shape_proxy
+    assert geometry.maps.albedo_final is geometry.maps.albedo_proxy
+    assert geometry.vertices_final is geometry.vertices_proxy
+    four = model.render_four(face, geometry, SIZE)
+    assert four.final_final.equal(four.proxy_proxy)
+    assert not [name for name in model.state_dict() if "residual" in name]
 
 
 def test_encodings_differ(small_model_config, small_template, model):
@@ -194,7 +250,11 @@ def test_state_holds_parameters_only(model):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"encoding": "linear"}, "model.encoding: got 'linear'"), ({"image_size": 8}, "model.image_size: got 8")],
+    [
+        ({"encoding": "linear"}, "model.encoding: got 'linear'"),
+        ({"image_size": 8}, "model.image_size: got 8"),
+        ({"camera": "affine"}, r"model.camera: got 'affine'; expected one of \('weak_perspective', 'free'\)"),
+    ],
 )
 def test_wrong_configs(change, message):
     with pytest.raises(ConfigError, match=message):

@@ -1,11 +1,16 @@
 """The frozen feature network: where its weights come from, what it returns."""
 
+import importlib.util
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
-from nl3dmm.errors import CheckpointError, ConfigError
+from nl3dmm.errors import BackendError, CheckpointError, ConfigError
+from nl3dmm.losses.pixels import feature_distance
 from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig, layer_names
 
 LAYERS = ("conv1_1", "conv2_2")
@@ -123,7 +128,129 @@ def test_wrong_files_are_errors(tmp_path, content):
         FeatureNetwork(PerceptualConfig(layers=LAYERS, weights=str(path)))
 
 
-@pytest.mark.parametrize("layers", [("conv1_1", "conv9_1"), ()])
-def test_unknown_or_no_layers_are_errors(layers):
-    with pytest.raises(ConfigError, match=r"perceptual.layers: got .*; expected some of \['conv1_1'"):
-        FeatureNetwork(PerceptualConfig(layers=layers, weights="random"))
+@pytest.mark.parametrize(
+    ("network", "layers", "message"),
+    [
+        ("vgg16", ("conv1_1", "conv9_1"), r"expected some of \['conv1_1', .* each once. Remove \['conv9_1'\]"),
+        ("vgg16", ("conv1_1", "conv1_1"), ".*, each once. Name each once"),
+        ("lpips", ("conv1_1", "conv2_2"), r"expected some of \['conv1_2', 'conv2_2', .*Remove \['conv1_1'\]"),
+    ],
+)
+def test_unknown_and_repeated_layers_are_errors(network, layers, message):
+    with pytest.raises(ConfigError, match=rf"perceptual.layers: got .*; {message}"):
+        PerceptualConfig(network=network, layers=layers, weights="random")
+
+
+def test_no_layers_are_the_networks_own_five():
+    assert PerceptualConfig().chosen_layers == ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+    assert PerceptualConfig(network="lpips").chosen_layers == ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+
+
+def test_unknown_networks_are_errors():
+    with pytest.raises(ConfigError, match=r"network: got 'alex'; expected one of \['vgg16', 'lpips'\]"):
+        PerceptualConfig(network="alex")
+
+
+def test_layer_weights_are_one_per_layer_in_the_order_of_the_features():
+    swapped = PerceptualConfig(layers=("conv2_2", "conv1_1"), layer_weights=(3.0, 0.5), weights="random", size=32)
+    assert FeatureNetwork(swapped).layer_weights == (0.5, 3.0)
+    assert FeatureNetwork(RANDOM).layer_weights == (1.0, 1.0)
+    with pytest.raises(ConfigError, match=r"layer_weights: got 1; expected one for each of \['conv1_1', 'conv2_2'\]"):
+        PerceptualConfig(layers=LAYERS, layer_weights=(1.0,))
+    with pytest.raises(ConfigError, match=r"perceptual.layer_weights: got -1.0; expected 0 to"):
+        PerceptualConfig(layers=LAYERS, layer_weights=(1.0, -1.0))
+
+
+def lpips_distance(network: FeatureNetwork, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return feature_distance(network(image), network(target), network.layer_weights, network.relative)
+
+
+def lpips_reference(network: FeatureNetwork, image: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
+    """Per layer, of the package itself: its linear layers, its formulas, on this network's convolutions.
+
+    Its own trunk comes from torchvision at construction, with 138 million numbers and deprecated arguments.
+    """
+    import lpips
+
+    metric = object.__new__(lpips.LPIPS)
+    torch.nn.Module.__init__(metric)
+    metric.version, metric.lpips, metric.spatial, metric.L = "0.1", True, False, 5
+    metric.scaling_layer = lpips.ScalingLayer()
+    metric.lins = torch.nn.ModuleList(lpips.NetLinLayer(n, use_dropout=True) for n in (64, 128, 256, 512, 512))
+    for position, layer in enumerate(metric.lins):
+        setattr(metric, f"lin{position}", layer)
+    file = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
+    metric.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=False)
+    metric.net = Trunk(network)
+    return metric.eval()(image, target, retPerLayer=True, normalize=True)[1]
+
+
+class Trunk(torch.nn.Module):
+    """The plain VGG-16 of the same convolutions: outputs after the ReLUs that LPIPS looks at."""
+
+    def __init__(self, network: FeatureNetwork):
+        super().__init__()
+        self.convolutions, self.names, self.wanted = network.convolutions, network.names, network.wanted
+
+    def forward(self, value: torch.Tensor) -> list[torch.Tensor]:
+        outputs, block = [], "1"
+        for name, convolution in zip(self.names, self.convolutions, strict=True):
+            if name[4] != block:
+                value, block = torch.nn.functional.max_pool2d(value, 2), name[4]
+            value = convolution(value).relu()
+            if name in self.wanted:
+                outputs.append(value)
+        return outputs
+
+
+def test_lpips_is_that_of_its_package():
+    network = FeatureNetwork(PerceptualConfig(network="lpips", weights="random", size=32))
+    image, target = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    layers = lpips_reference(network, image, target)
+    torch.testing.assert_close(lpips_distance(network, image, target), sum(layers)[:, 0, 0, 0], rtol=1e-4, atol=1e-6)
+    weighted = PerceptualConfig(
+        network="lpips", layers=("conv4_3", "conv2_2"), layer_weights=(0.5, 2.0), weights="random", size=32
+    )
+    expected = (2 * layers[1] + 0.5 * layers[3])[:, 0, 0, 0]
+    torch.testing.assert_close(lpips_distance(FeatureNetwork(weighted), image, target), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_lpips_is_zero_for_equal_images_and_has_finite_gradients():
+    network = FeatureNetwork(
+        PerceptualConfig(network="lpips", layers=("conv1_2", "conv2_2"), weights="random", size=32)
+    )
+    for image in (torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)):
+        image.requires_grad_()
+        distance = lpips_distance(network, image, image.detach())
+        assert distance.tolist() == [0]
+        distance.sum().backward()
+        assert image.grad.isfinite().all()
+    moved = torch.rand(1, 3, 32, 32, requires_grad=True)
+    lpips_distance(network, moved, torch.rand(1, 3, 32, 32)).sum().backward()
+    assert moved.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_lpips_takes_the_same_weights(hub, tmp_path):
+    config = PerceptualConfig(network="lpips", layers=("conv1_2", "conv2_2"), size=32)
+    with pytest.warns(UserWarning, match="no VGG-16 weights at vgg16-397923af.pth"):
+        assert FeatureNetwork(config).weights_source == "random"
+    state = torchvision_state()
+    torch.save(state, hub / "checkpoints" / "vgg16-397923af.pth")
+    network = FeatureNetwork(config)
+    assert network.weights_source.endswith("vgg16-397923af.pth")
+    assert network.convolutions[3].weight.equal(state["features.7.weight"])
+
+
+def test_lpips_without_its_package_is_an_error(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match="network: got 'lpips', whose package is not installed"):
+        FeatureNetwork(PerceptualConfig(network="lpips", weights="random"))
+
+
+def test_lpips_imports_no_torchvision():
+    code = (
+        "import sys; from nl3dmm.nn.perceptual import FeatureNetwork as N, PerceptualConfig as C;"
+        "N(C(network='lpips', layers=('conv1_2',), weights='random')); sys.exit('torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -73,6 +73,47 @@ def test_without_local_pathways_there_is_one_global_decoder():
     assert count_parameters(alone) < count_parameters(small_decoder())
 
 
+def test_without_a_proxy_there_is_one_end():
+    decoder = small_decoder(DecoderConfig(width=4, up_samplings=3, proxy=False))
+    assert decoder.residual_end is None
+    assert not [name for name in decoder.state_dict() if name.startswith("residual_end")]
+    proxy, final = decoder(torch.randn(3, 6))
+    assert final is proxy
+    difference = count_parameters(small_decoder()) - count_parameters(decoder)
+    assert difference == count_parameters(small_decoder().residual_end)
+
+
+def test_a_single_end_learns_what_the_two_ends_together_would():
+    """The same weights give the same proxies, and both losses reach the one end."""
+    two, one = small_decoder(), small_decoder(DecoderConfig(width=4, up_samplings=3, proxy=False))
+    missing = one.load_state_dict(two.state_dict(), strict=False)
+    assert not missing.missing_keys
+    assert all(name.startswith("residual_end") for name in missing.unexpected_keys)
+    latent = torch.randn(3, 6)
+    assert one(latent)[1].equal(two(latent)[0])
+
+
+def test_first_layer_sets_the_channels_of_the_first_up_sampling():
+    decoder = small_decoder(DecoderConfig(width=4, up_samplings=3, first_layer=5))
+    assert decoder.global_pathway[1][0][0].weight.shape == (40, 20, 3, 3)
+    assert decoder(torch.randn(2, 6))[0].shape == (2, 3, 32, 48)
+    once = DecoderConfig(width=4, up_samplings=1)
+    assert UVDecoder(once, 6, (32, 48), {})(torch.randn(2, 6))[0].shape == (2, 3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "pca"}, r"model.decoder.kind: got 'pca'; expected one of \('nonlinear', 'linear'\)"),
+        ({"up_samplings": 6}, "model.decoder.up_samplings: got 6; expected 1 to 5"),
+        ({"first_layer": 0}, "model.decoder.first_layer: got 0; expected 1 to 1024"),
+    ],
+)
+def test_wrong_configs(change, message):
+    with pytest.raises(ConfigError, match=message):
+        DecoderConfig(**change)
+
+
 def test_every_parameter_gets_a_gradient():
     decoder = small_decoder()
     randomise_residual(decoder)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nl3dmm.errors import ConfigError
+from nl3dmm.errors import ConfigError, ShapeError
 from nl3dmm.geometry.camera import FACE_FILL, project
 from nl3dmm.geometry.lighting import shade
 from nl3dmm.geometry.mesh import vertex_normals
@@ -225,3 +225,53 @@ def test_mean_face(small_world):
 def test_wrong_configs(change, message):
     with pytest.raises(ConfigError, match=message):
         WorldConfig(**change)
+
+
+def test_the_same_person_in_another_light(small_world):
+    world = variant(small_world, noise=0.0, occlusion=0.0)
+    indices, others = torch.arange(2), torch.arange(2, 4)
+    person, source = world.sample(indices), world.sample(others)
+    relit = tensors(world.sample(indices, light_indices=others))
+    assert relit.pop("sh_coefficients").equal(source.sh_coefficients)
+    assert not relit.pop("image").isclose(person.image).all()
+    for name, value in relit.items():
+        assert value.equal(tensors(person)[name]), name
+
+
+def test_the_same_person_from_another_side(small_world):
+    indices, others = torch.arange(2), torch.arange(2, 4)
+    person, source = small_world.sample(indices), small_world.sample(others)
+    turned = small_world.sample(indices, camera_indices=others)
+    assert turned.camera.rotation.equal(source.camera.rotation)
+    assert turned.camera.inverse_distance.equal(source.camera.inverse_distance)
+    for name in ("vertices", "albedo", "sh_coefficients", "index"):
+        assert tensors(turned)[name].equal(tensors(person)[name]), name
+    torch.testing.assert_close(
+        project(turned.camera, small_world.template.landmarks(turned.vertices))[0], turned.landmarks, atol=1e-4, rtol=0
+    )
+
+
+def test_another_background_leaves_the_face(small_world):
+    world = variant(small_world, noise=0.0, occlusion=0.0, super_sampling=1)
+    person = world.sample(torch.arange(2))
+    moved = world.sample(torch.arange(2), scenery_indices=torch.arange(2, 4))
+    assert moved.mask.equal(person.mask)
+    where = person.mask[:, None].expand_as(person.image)
+    assert moved.image[where].equal(person.image[where])
+    assert not moved.image[~where].isclose(person.image[~where]).all()
+
+
+def test_own_indices_change_nothing(small_world, batch):
+    indices = torch.arange(3)
+    assert_same(small_world.sample(indices, indices, indices, indices), batch[slice(0, 3)])
+
+
+def test_cameras_alone_are_those_of_the_sample(small_world, batch):
+    camera = small_world.camera(torch.arange(24))
+    for name, value in vars(camera).items():
+        torch.testing.assert_close(value, vars(batch.camera)[name], atol=2e-4, rtol=1e-5, msg=name)
+
+
+def test_indices_of_other_faces_are_as_many(small_world):
+    with pytest.raises(ShapeError, match="light_indices: got 1; expected 2"):
+        small_world.sample(torch.arange(2), light_indices=torch.arange(1))

@@ -1,0 +1,222 @@
+"""``evaluate texture``, ``shape``, ``disentangle``: the command lines, what they store, and what the figures mean."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+
+from nl3dmm.disentangle import (
+    SIDE_YAW,
+    disentangle,
+    end_errors,
+    light_against_person,
+    light_free,
+    residual_energies,
+    side_faces,
+)
+from nl3dmm.errors import ConfigError
+from nl3dmm.evaluate import main
+from nl3dmm.evaluation import Protocol, face_errors
+from nl3dmm.evaluation import test_world as unseen_world
+from nl3dmm.representation import open_faces, shape, texture
+
+SMALL = Protocol(faces=4, latent_steps=6, batch_size=4, camera="mixed")
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    """A copy of the run, because results are stored in it."""
+    return shutil.copytree(run.folder, tmp_path_factory.mktemp("represented") / "run")
+
+
+@pytest.fixture(scope="module")
+def world(trained):
+    return unseen_world(trained, SMALL)
+
+
+@pytest.fixture(scope="module")
+def first(world):
+    return world.sample(torch.arange(4))
+
+
+@pytest.mark.parametrize(("name", "stages"), [("texture", ["truth", "encoder"]), ("shape", ["mean_face"])])
+def test_command_line(folder, capsys, name, stages):
+    assert main([name, str(folder), "--faces", "3", "--steps", "2"]) == 0
+    printed = capsys.readouterr().out
+    target = folder / "checkpoints" / f"last.{name}.world.json"
+    assert str(target) in printed
+    assert f"{name}: 3 unseen face(s) of world, 2 latent steps" in printed
+    result = json.loads(target.read_text())
+    assert list(result["errors"]) == [*stages, "proxy", "final"]
+    assert result["protocol"]["data"] == "world"
+    assert result["protocol"]["latent_steps"] == 2
+    assert result["protocol"]["seed"] == 1_000_003
+    for stage, errors in result["errors"].items():
+        for metric, value in errors.items():
+            faces = result["per_face"][stage][metric]
+            assert len(faces) == 3
+            assert value == pytest.approx(sum(faces) / 3, rel=1e-4, abs=1e-6)
+            assert f"{value:.4f}" in printed
+
+
+def test_command_line_of_disentangling(folder, capsys):
+    assert main(["disentangle", str(folder), "--faces", "2", "--steps", "0"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((folder / "checkpoints" / "last.disentangle.world.json").read_text())
+    assert list(result["errors"]) == ["light_free", "disentangling", "ends", "residual_symmetry"]
+    assert not [name for name in result["ratios"] if name.startswith("fitted")]
+    for name, value in result["ratios"].items():
+        assert math.isfinite(value)
+        assert name in printed
+
+
+def test_help_explains_without_torch():
+    code = "import sys; from nl3dmm.evaluate import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "sys.exit('torch' in sys.modules)"
+    for words in (["--help"], ["texture", "--help"], ["shape", "--help"], ["disentangle", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "checkpoint" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "data: got nowhere; expected 'world' or a folder with truth.npz"),
+        (["--faces", "0"], "faces: got 0"),
+        (["--steps", "-1"], "latent steps: got -1"),
+        (["--camera", "mixed"], "unrecognized arguments: --camera"),
+    ],
+)
+def test_bad_arguments(run, error, arguments, message):
+    assert message in error(main(["texture", str(run.folder), *arguments]))
+
+
+def test_missing_checkpoint(tmp_path, error):
+    assert "where no checkpoint is" in error(main(["shape", str(tmp_path / "none")]))
+
+
+def test_texture_steps_help_and_the_truth_is_the_floor(trained):
+    errors = texture(trained, Protocol(faces=4, latent_steps=30, batch_size=4, camera="mixed"))["errors"]
+    assert errors["truth"]["l21"] < errors["final"]["l21"] < 0.95 * errors["encoder"]["l21"]
+    assert errors["truth"]["detail_recovered"] == pytest.approx(1)
+    assert abs(errors["final"]["detail_recovered"]) < 0.5
+
+
+def test_shape_steps_help(trained):
+    errors = shape(trained, Protocol(faces=4, latent_steps=40, batch_size=4, camera="mixed"))["errors"]
+    assert errors["final"]["nme"] < errors["mean_face"]["nme"]
+
+
+def test_batches_change_nothing(trained):
+    whole, split = (
+        shape(trained, Protocol(faces=4, latent_steps=2, batch_size=size, camera="mixed"))["errors"] for size in (4, 3)
+    )
+    for stage, errors in whole.items():
+        assert errors == pytest.approx(split[stage], rel=1e-2)
+
+
+def test_progress_reaches_the_end(trained):
+    seen = []
+    shape(
+        trained,
+        Protocol(faces=3, latent_steps=0, batch_size=2),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(2, 3), (3, 3)]
+
+
+def test_world_faces_are_the_unseen_ones(trained, world):
+    faces = open_faces(trained, SMALL)
+    assert (faces.name, faces.count) == ("world", 4)
+    assert faces.source.sample(torch.arange(1)).image.equal(world.sample(torch.arange(1)).image)
+
+
+def test_a_model_that_sees_nothing_moves_nothing(trained, world, monkeypatch):
+    """With the same face for every image no light gets into the albedo, and no person either."""
+    model = trained.system.model
+    encode = model.encode
+    grey = torch.full((4, 3, 48, 48), 0.5)
+    monkeypatch.setattr(model, "encode", lambda image: encode(grey[: len(image)]))
+    free = light_free(model, world, torch.arange(4), 0)
+    assert free["encoder"].max() == 0
+    assert free["input"].min() > 0.02
+    moved = light_against_person(model, world, torch.arange(4), 0)
+    assert moved["encoder_light"].max() == moved["encoder_person"].max() == 0
+    assert moved["true_person"].min() > 0.02
+
+
+def test_stages_of_the_latent_steps(trained, world):
+    model = trained.system.model
+    assert set(light_free(model, world, torch.arange(2), 2)) == {"input", "encoder", "fitted"}
+    moved = set(light_against_person(model, world, torch.arange(2), 2))
+    assert moved == {"true_person", "encoder_light", "encoder_person", "fitted_light", "fitted_person"}
+
+
+def test_photometric_error_of_the_finals_is_the_evaluations(trained, world, first):
+    model = trained.system.model
+    errors = end_errors(model, world, torch.arange(4), 0, torch.zeros(3, 32, 32))
+    with torch.no_grad():
+        face = model.encode(first.image)
+    torch.testing.assert_close(errors["encoder_final_final"], face_errors(model, face, first)["photo"])
+
+
+def test_residual_energy_of_a_symmetric_residual(trained, world, monkeypatch):
+    """A residual that is its own mirror image has equal energies on both sides, whatever is hidden."""
+    model, decode = trained.system.model, trained.system.model.decode
+
+    def symmetric(latents):
+        geometry = decode(latents)
+        bump = torch.linspace(-1, 1, 32).abs().expand(len(latents.shape_latent), 3, 32, 32)
+        object.__setattr__(geometry.maps, "shape_final", geometry.maps.shape_proxy + bump)
+        return geometry
+
+    monkeypatch.setattr(model, "decode", symmetric)
+    side_world, sides = side_faces(trained, SMALL)
+    energies = residual_energies(model, side_world, sides)
+    torch.testing.assert_close(energies["hidden"], energies["mirrored"], rtol=1e-3, atol=1e-6)
+    assert energies["hidden_share"].min() > 0.1
+
+
+def test_side_faces_are_turned_to_either_side(trained):
+    wanted = Protocol(faces=12, camera="mixed")
+    world, sides = side_faces(trained, wanted)
+    rotation = world.camera(sides).rotation
+    yaw = torch.rad2deg(torch.asin(-rotation[:, 2, 0]))
+    assert len(sides) == 12
+    assert ((yaw.abs() >= SIDE_YAW[0]) & (yaw.abs() <= SIDE_YAW[1] + 0.01)).all()
+    assert yaw.min() < 0 < yaw.max()
+    assert side_faces(trained, wanted)[1].equal(sides)
+
+
+def test_disentangling_is_the_mean_of_its_parts(trained, world):
+    result = disentangle(trained, Protocol(faces=3, latent_steps=0, batch_size=2, camera="mixed"))
+    moved = light_against_person(trained.system.model, world, torch.arange(3), 0)
+    errors = result["errors"]["disentangling"]
+    for name, value in moved.items():
+        assert errors[name] == pytest.approx(float(value.mean()), rel=1e-3)
+    ratio = errors["encoder_light"] / errors["encoder_person"]
+    assert result["ratios"]["encoder: light over person"] == pytest.approx(ratio)
+
+
+def test_nothing_to_measure_is_refused(trained):
+    with pytest.raises(ConfigError, match="faces: got 0"):
+        texture(trained, Protocol(faces=0))
+
+
+def test_shape_of_a_scan(folder, trained, tmp_path, capsys):
+    vertices = trained.template.vertices
+    rows = [f"v {x} {y} {z}" for x, y, z in (0.1 * vertices + 3).tolist()]
+    (tmp_path / "person.obj").write_text("\n".join(rows))
+    numpy.save(tmp_path / "marks.npy", (0.1 * trained.template.landmarks(vertices[None])[0] + 3).numpy())
+    assert main(["shape", str(folder), "--data", str(tmp_path), "--steps", "5"]) == 0
+    assert "shape: 1 unseen face(s) of person, 5 latent steps" in capsys.readouterr().out
+    result = json.loads((folder / "checkpoints" / "last.shape.person.json").read_text())
+    assert list(result["errors"]) == ["mean_face", "proxy", "final"]
+    assert result["errors"]["mean_face"]["distance_mm"] < 0.05
+    assert "nearest scan point" in result["alignment"]

@@ -22,9 +22,9 @@ def draw(scene: Scene, mode: str, leaves: tuple[Tensor, ...], run: Run) -> Tenso
     triangles = scene.surface.triangles
     clip = run("project", lambda v: clip_from_object(scene.camera, v, scene.image_size), vertices)
     normals = run("normals", lambda v: rotate(scene.camera, vertex_normals(v, triangles)), vertices)
-    attributes = run("attributes", lambda n: torch.cat([scene.surface.uv.expand(len(n), -1, -1), n], -1), normals)
     rast = run("rasterize", lambda c: rasterize(None, c, triangles, scene.image_size)[0], clip)
-    uv, normals = run("interpolate", lambda a, r: interpolate(a, r, triangles)[0].split((2, 3), -1), attributes, rast)
+    uv = run("interpolate uv", lambda r: interpolate(scene.surface.uv[None], r, triangles)[0], rast)
+    normals = run("interpolate normals", lambda n, r: interpolate(n, r, triangles)[0], normals, rast)
     albedo = run("texture", _fetch, tex, uv, rast)
     colour = run("shade", lambda a, n, c: a * shade_pixels(n, c), albedo, normals, light)
     if mode != "none":

@@ -62,7 +62,7 @@ def test_stages_have_the_gradients_of_the_whole_step(mode):
     for one, other in zip(whole, parts, strict=True):
         assert one.abs().sum() > 0
         torch.testing.assert_close(other, one)
-    stages = ["project", "normals", "attributes", "rasterize", "interpolate", "texture", "shade", "loss"]
+    stages = ["project", "normals", "rasterize", "interpolate uv", "interpolate normals", "texture", "shade", "loss"]
     stages += ["antialias"] if mode != "none" else []
     expected = {f"{stage} {direction}" for stage in stages for direction in ("forward", "backward")}
     assert set(watch.seconds["wall"]) == expected

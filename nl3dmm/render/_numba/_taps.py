@@ -47,5 +47,16 @@ def taps(coordinate, size, linear, boundary):
 
 @kernel
 @no_type_check
+def inner_taps(coordinate, size):
+    """``taps`` of linear filtering with boundary ``clamp``, in half the time: the hot path of training."""
+    wanted = np.float64(coordinate) * size - 0.5
+    position = min(max(wanted, 0.0), size - 1.0)
+    first = np.int64(position)
+    second_weight = position - first
+    return first, min(first + 1, size - 1), 1.0 - second_weight, second_weight, position == wanted
+
+
+@kernel
+@no_type_check
 def is_finite(u, v):
     return np.isfinite(u) and np.isfinite(v)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from nl3dmm.render._jit import kernel
 from nl3dmm.render._numba._arrays import arrays, repeat, summed
-from nl3dmm.render._numba._taps import BOUNDARY, is_finite, taps
+from nl3dmm.render._numba._taps import BOUNDARY, CLAMP, inner_taps, is_finite, taps
 from nl3dmm.render._numba.mipmapping import fetch_levels
 from nl3dmm.render._pool import run_images
 from nl3dmm.render.mipmaps import level_of_detail
@@ -68,12 +68,16 @@ class _Texture(torch.autograd.Function):
 def texture_image(tex, uv, mask, linear, boundary, out):
     """Sample the pixels that are in the mask and have finite coordinates."""
     height, width, channels = out.shape
-    real = tex.dtype.type
+    real, is_inner = tex.dtype.type, linear and boundary == CLAMP
     for row in range(height):
         for column in range(width):
             if (mask.size == 0 or mask[row, column]) and is_finite(uv[row, column, 0], uv[row, column, 1]):
-                left, right, x0, x1, _, _ = taps(uv[row, column, 0], tex.shape[1], linear, boundary)
-                top, bottom, y0, y1, _, _ = taps(uv[row, column, 1], tex.shape[0], linear, boundary)
+                if is_inner:
+                    left, right, x0, x1, _ = inner_taps(uv[row, column, 0], tex.shape[1])
+                    top, bottom, y0, y1, _ = inner_taps(uv[row, column, 1], tex.shape[0])
+                else:
+                    left, right, x0, x1, _, _ = taps(uv[row, column, 0], tex.shape[1], linear, boundary)
+                    top, bottom, y0, y1, _, _ = taps(uv[row, column, 1], tex.shape[0], linear, boundary)
                 a, b, c, d = real(y0 * x0), real(y0 * x1), real(y1 * x0), real(y1 * x1)
                 for channel in range(channels):
                     upper = a * tex[top, left, channel] + b * tex[top, right, channel]
@@ -91,13 +95,19 @@ def texture_backward(tex, uv, mask, linear, boundary, grad_out, grad_tex, grad_u
     grad_tex[:] = 0
     grad_uv[:] = 0
     height, width, channels = grad_out.shape
-    real = tex.dtype.type
+    real, is_inner = tex.dtype.type, linear and boundary == CLAMP
     want_tex, want_uv = grad_tex.size > 0, grad_uv.size > 0
     for row in range(height):
         for column in range(width):
             if (mask.size == 0 or mask[row, column]) and is_finite(uv[row, column, 0], uv[row, column, 1]):
-                left, right, x0, x1, slope_x0, slope_x1 = taps(uv[row, column, 0], tex.shape[1], linear, boundary)
-                top, bottom, y0, y1, slope_y0, slope_y1 = taps(uv[row, column, 1], tex.shape[0], linear, boundary)
+                if is_inner:
+                    left, right, x0, x1, free_x = inner_taps(uv[row, column, 0], tex.shape[1])
+                    top, bottom, y0, y1, free_y = inner_taps(uv[row, column, 1], tex.shape[0])
+                    slope_x1, slope_y1 = free_x * 1.0 * tex.shape[1], free_y * 1.0 * tex.shape[0]
+                    slope_x0, slope_y0 = -slope_x1, -slope_y1
+                else:
+                    left, right, x0, x1, slope_x0, slope_x1 = taps(uv[row, column, 0], tex.shape[1], linear, boundary)
+                    top, bottom, y0, y1, slope_y0, slope_y1 = taps(uv[row, column, 1], tex.shape[0], linear, boundary)
                 if want_tex:
                     a, b, c, d = real(y0 * x0), real(y0 * x1), real(y1 * x0), real(y1 * x1)
                     for channel in range(channels):

@@ -55,6 +55,8 @@ def main() -> None:
     belongs_to = machine(sys.argv[1:])
     for name in [chosen.only] if chosen.only else WORKLOADS:
         found = run(name, chosen, console)
+        if not found and chosen.only:
+            sys.exit(f"error: --section: got {chosen.section!r}, which {name} does not have. Leave it out to see all.")
         if found:
             parts = [name, chosen.section, "quick" if chosen.quick else None]  # a full result is never overwritten
             path = chosen.output / f"{'-'.join(filter(None, parts))}.json"

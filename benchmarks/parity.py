@@ -25,7 +25,7 @@ from nl3dmm.render import antialias, backends, interpolate, rasterize, texture
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "nvdiffrast.npz"
 RESULTS = ROOT / "benchmarks" / "results" / "parity.json"
-IDS_LEAST, COSINE_LEAST, ATTRIBUTES_MOST = 0.999, 0.999, 1e-4
+IDS_LEAST, COSINE_LEAST, ATTRIBUTES_MOST, BLENDED_MOST = 0.999, 0.999, 1e-4, 1e-3
 _GRADIENTS = ("vertices", "texture", "light")
 
 
@@ -69,8 +69,11 @@ def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[st
     ids, covered = [part["rast"][..., 3] for part in (one, other)], one["rast"][..., 3] + other["rast"][..., 3] > 0
     same = (ids[0] == ids[1]) & covered
     figures = {"ids": float(same.sum() / covered.sum())}
-    for name in ("uv", "colour", "smooth"):
+    for name in ("uv", "colour"):
         figures[name] = float((one[name] - other[name]).abs().amax(-1)[same].quantile(0.999))
+    figures["depth"] = float((one["rast"][..., 2] - other["rast"][..., 2]).abs()[same].quantile(0.999))
+    blended = (one["smooth"] != one["colour"]).any(-1) | (other["smooth"] != other["colour"]).any(-1)
+    figures["smooth"] = float((one["smooth"] - other["smooth"]).abs().amax(-1)[blended].quantile(0.99))
     for name in _GRADIENTS:
         figures[name] = float(torch.cosine_similarity(one[name].flatten(), other[name].flatten(), dim=0))
     return figures
@@ -79,7 +82,8 @@ def agreement(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[st
 def shortfalls(figures: Mapping[str, float]) -> list[str]:
     """The figures that miss their bar."""
     low = [name for name in _GRADIENTS if not figures[name] > COSINE_LEAST]
-    high = [name for name in ("uv", "colour") if not figures[name] < ATTRIBUTES_MOST]
+    high = [name for name in ("uv", "colour", "depth") if not figures[name] < ATTRIBUTES_MOST]
+    high += ["smooth"] if not figures["smooth"] < BLENDED_MOST else []
     return [*(["ids"] if not figures["ids"] >= IDS_LEAST else []), *high, *low]
 
 

@@ -68,9 +68,13 @@ def check_ranges(ranges: object, triangles: int) -> None:
         raise ShapeError(f"ranges: got {got}; expected int32 (batch, 2) of start and count. Convert it.")
     if ranges.device.type != "cpu":
         raise ShapeError(f"ranges: got device {ranges.device}; expected cpu, as nvdiffrast does. Move it.")
-    if len(ranges) and (int(ranges.min()) < 0 or int(ranges.sum(1).max()) > triangles):
+    start, count = ranges.long().unbind(1)
+    outside = ((start < 0) | (count < 0) | (start > triangles) | (count > triangles - start)).nonzero()[:, 0]
+    if len(outside):
+        image = int(outside[0])
         raise ShapeError(
-            f"ranges: got {ranges.tolist()}; expected starts and counts within {triangles} triangles. Correct them."
+            f"ranges: got {ranges[image].tolist()} for image {image}; expected starts and counts within {triangles} "
+            "triangles. Correct them."
         )
 
 
@@ -121,8 +125,12 @@ def checked_filter_mode(filter_mode: object, uv: Tensor, uv_da: object, bias: ob
     return str(filter_mode)
 
 
-def checked_mip(mip: object, tex: Tensor) -> list[Tensor]:
+def checked_mip(mip: object, tex: Tensor, max_mip_level: object) -> list[Tensor]:
     """Levels 1, 2, ...: each half the one before, an extent of 1 stays 1."""
+    if max_mip_level is not None:
+        raise ShapeError(
+            f"max_mip_level: got {max_mip_level} together with mip; expected one of them. Shorten the list instead."
+        )
     if not isinstance(mip, (list, tuple)):
         raise ShapeError(f"mip: got {type(mip).__name__}; expected a list of tensors. Use texture_construct_mip.")
     height, width = tex.shape[1:3]

@@ -3,6 +3,7 @@
 Its licence allows research and evaluation only, which is why it is not a dependency.
 """
 
+import re
 import threading
 from functools import cache
 from importlib import import_module
@@ -48,7 +49,7 @@ def library() -> ModuleType:
     except (PackageNotFoundError, ImportError, OSError) as error:
         reason = "not installed" if isinstance(error, PackageNotFoundError) else f"an import error ({error})"
         raise BackendError(f"nvdiffrast: got {reason}; expected an installation to render on CUDA. {advice}") from error
-    if tuple(int(part) for part in installed.split(".")[:3] if part.isdigit()) < MINIMUM:
+    if tuple(int(part) for part in re.findall(r"\d+", installed)[:3]) < MINIMUM:
         raise BackendError(f"nvdiffrast: got version {installed}; expected 0.3.5 or later. {advice}")
     return library
 
@@ -70,12 +71,10 @@ def rasterize(
     ranges: Int[Tensor, "batch 2"] | None,
     grad_db: bool | None,
 ) -> tuple[Float[Tensor, "batch {height} {width} 4"], Float[Tensor, "batch {height} {width} 4"] | None]:
-    if pos.dtype != torch.float32:
-        raise ShapeError(f"pos: got {pos.dtype} for nvdiffrast; expected float32. Convert it.")
     ctx = _context(pos.device) if ctx is None else ctx
     ranges = None if ranges is None else ranges.int().contiguous()
     rast, rast_db = library().rasterize(
-        ctx, pos.contiguous(), _int32(tri), [height, width], ranges=ranges, grad_db=bool(grad_db)
+        ctx, _prepared(pos), _int32(tri), [height, width], ranges=ranges, grad_db=bool(grad_db)
     )
     return rast, None if grad_db is None else rast_db
 
@@ -87,11 +86,11 @@ def interpolate(
     rast_db: Float[Tensor, "batch height width _"] | None,
     diff_attrs: tuple[int, ...],
 ) -> tuple[Float[Tensor, "batch height width channels"], Float[Tensor, "batch height width _"] | None]:
-    if not diff_attrs:
-        return library().interpolate(attr.contiguous(), rast.contiguous(), _int32(tri))[0], None
-    return library().interpolate(
-        attr.contiguous(), rast.contiguous(), _int32(tri), rast_db=rast_db, diff_attrs=list(diff_attrs)
-    )
+    values, fragments = _prepared(attr), _prepared(rast)
+    if not diff_attrs or rast_db is None:
+        return library().interpolate(values, fragments, _int32(tri))[0], None
+    wanted = "all" if diff_attrs == tuple(range(attr.shape[2])) else list(diff_attrs)
+    return library().interpolate(values, fragments, _int32(tri), rast_db=_prepared(rast_db), diff_attrs=wanted)
 
 
 def texture(
@@ -103,9 +102,12 @@ def texture(
     boundary_mode: str,
     mask: Bool[Tensor, "batch height width"] | None,
 ) -> Float[Tensor, "batch height width channels"]:
-    tex, *mip = [level.contiguous() for level in levels]
-    pyramid = {"uv_da": uv_da, "mip_level_bias": mip_level_bias, "mip": mip} if "mipmap" in filter_mode else {}
-    out = library().texture(tex, uv.contiguous(), filter_mode=filter_mode, boundary_mode=boundary_mode, **pyramid)
+    tex, *mip = [_prepared(level) for level in levels]
+    pyramid: dict[str, Any] = {}
+    if "mipmap" in filter_mode:
+        guides = {"uv_da": uv_da, "mip_level_bias": mip_level_bias}
+        pyramid = {name: None if value is None else _prepared(value) for name, value in guides.items()} | {"mip": mip}
+    out = library().texture(tex, _prepared(uv), filter_mode=filter_mode, boundary_mode=boundary_mode, **pyramid)
     return out if mask is None else torch.where(mask[..., None], out, 0)
 
 
@@ -118,14 +120,22 @@ def antialias(
     pos_gradient_boost: float,
 ) -> Float[Tensor, "batch height width channels"]:
     """nvdiffrast makes its own table of edges; ``topology`` is ours and not used."""
+    pos = pos.expand(len(rast), -1, -1) if pos.ndim == 3 else pos
     return library().antialias(
-        color.contiguous(),
-        rast.contiguous(),
-        pos.contiguous(),
+        _prepared(color),
+        _prepared(rast),
+        _prepared(pos),
         _int32(tri),
         topology_hash=_edges(tri),
         pos_gradient_boost=pos_gradient_boost,
     )
+
+
+def _prepared(values: Tensor) -> Tensor:
+    """nvdiffrast knows contiguous float32 only."""
+    if values.dtype != torch.float32:
+        raise ShapeError(f"values: got {values.dtype} for nvdiffrast; expected float32. Convert all arguments.")
+    return values.contiguous()
 
 
 def _int32(tri: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def texture(
         uv_da: ``du/dX, du/dY, dv/dX, dv/dY`` per pixel, as ``interpolate`` gives them for the two UV channels. They
             choose the mip level: ``log2`` of the longer axis of the pixel's footprint in texels.
         mip_level_bias: added to the level.
-        mip: levels 1, 2, ... of the pyramid; built by 2 x 2 means where not given.
+        mip: levels 1, 2, ... of the pyramid; built by 2 x 2 means, up to ``max_mip_level``, where not given.
         filter_mode: ``auto`` is ``linear-mipmap-linear`` where ``uv_da`` or ``mip_level_bias`` is given, else
             ``linear``.
         mask: False pixels become 0, have no gradient and cost no time. Without it the background is sampled at (0, 0)
@@ -121,7 +121,9 @@ def texture(
     filter_mode = checks.checked_filter_mode(filter_mode, uv, uv_da, mip_level_bias)
     levels = [tex]
     if "mipmap" in filter_mode:
-        levels += texture_construct_mip(tex, max_mip_level) if mip is None else checks.checked_mip(mip, tex)
+        levels += (
+            texture_construct_mip(tex, max_mip_level) if mip is None else checks.checked_mip(mip, tex, max_mip_level)
+        )
     return operations(uv.device).texture(levels, uv, uv_da, mip_level_bias, filter_mode, boundary_mode, mask)
 
 
@@ -140,6 +142,7 @@ def antialias(
 
     Args:
         topology_hash: from ``antialias_construct_topology_hash(tri)``; made and kept for this ``tri`` where not given.
+            nvdiffrast makes its own and does not ask for it.
         pos_gradient_boost: factor on the gradient of ``pos``.
         mode: ``exact`` is nvdiffrast's rule: only edges of triangles that are seen at a pixel centre count, so on
             meshes with triangles of about a pixel most of the silhouette gradient is missing. ``edge`` walks along

@@ -34,8 +34,7 @@ class _Edges(TensorFields):
 
     triangles: Int[Tensor, "edges 2"]  # the second means nothing at a border
     winding: Int[Tensor, " edges"]  # int8: 1 = both triangles are wound alike, -1 = not, 0 = border
-    ends: Int[Tensor, "edges 2"]
-    corners: Int[Tensor, "edges 2"]  # vertex of each triangle that is not on the edge
+    corners: Int[Tensor, "edges 2"]  # of each triangle, the one that is not on the edge
 
 
 @dataclass(frozen=True)
@@ -134,18 +133,17 @@ def _project(pos: Float[Tensor, "*n 4"], height: int, width: int) -> Float[Tenso
     return torch.stack([(x + 1) * (width / 2) - 0.5, (y + 1) * (height / 2) - 0.5, depth], -1)
 
 
-def _mesh_edges(tri: Int[Tensor, "triangles 3"], topology: Topology) -> _Edges:
-    """Kept as long as the topology is."""
+def _mesh_edges(topology: Topology) -> _Edges:
+    """Kept as long as the topology is; knows triangles and corners but no vertices, which may change."""
     if topology.neighbour not in _edges:
         neighbour = topology.neighbour
-        own = torch.arange(len(tri), device=tri.device)
+        own = torch.arange(len(neighbour), device=neighbour.device)
         mutual = (neighbour[neighbour] == own[:, None, None]).any(-1)
         triangle, corner = (~mutual | (neighbour < own[:, None])).nonzero(as_tuple=True)
         _edges[neighbour] = _Edges(
             torch.stack([triangle, neighbour[triangle, corner].clamp(min=0)], 1),
             topology.winding[triangle, corner],
-            torch.stack([tri[triangle, (corner + 1) % 3], tri[triangle, (corner + 2) % 3]], 1),
-            torch.stack([tri[triangle, corner], topology.opposite[triangle, corner]], 1),
+            torch.stack([corner, topology.corner[triangle, corner].clamp(min=0)], 1),
         )
     return _edges[topology.neighbour]
 
@@ -154,14 +152,16 @@ def _silhouette(
     pos: Float[Tensor, "pos_batch vertices 4"], tri: Int[Tensor, "triangles 3"], topology: Topology, batch: int
 ) -> _Silhouette:
     """Edges of one triangle that is drawn, or of two of which one faces the viewer."""
-    edges = _mesh_edges(tri, topology)
+    edges = _mesh_edges(topology)
     numba = pos.device.type == "cpu" and backend_for("cpu") == "numba"
     turning_edges = import_module("nl3dmm.render._numba.edges").turning_edges if numba else _turning_edges
     image, edge, facing = turning_edges(pos, tri, edges.triangles, edges.winding, W_MIN)
     first, second = facing.unbind(1)
     second = second * edges.winding[edge]
-    inner = torch.where(first != 0, edges.corners[edge, 0], edges.corners[edge, 1])
-    found = _Silhouette(image, edges.ends[edge], inner, (first == 0) | (second == 0))
+    (triangle, neighbour), (corner, other) = edges.triangles[edge].T, edges.corners[edge].T
+    ends = torch.stack([tri[triangle, (corner + 1) % 3], tri[triangle, (corner + 2) % 3]], 1)
+    inner = torch.where(first != 0, tri[triangle, corner], tri[neighbour, other])
+    found = _Silhouette(image, ends, inner, (first == 0) | (second == 0))
     if len(pos) == batch:
         return found
     images = torch.arange(batch, device=pos.device).repeat_interleave(len(edge))

@@ -12,20 +12,20 @@ _cache = WeakTensorKeyDictionary()
 
 @dataclass(frozen=True)
 class Topology:
-    """Across edge k of each triangle, the one opposite to corner k; neighbour and opposite are -1 at a border.
+    """Across edge k of each triangle, the one opposite to corner k; neighbour and corner are -1 at a border.
 
     Of an edge with more than two triangles the first two are neighbours; each later one has the first as neighbour.
     """
 
     neighbour: Int[Tensor, "triangles 3"]  # the other triangle
-    opposite: Int[Tensor, "triangles 3"]  # its vertex that is not on the edge
+    corner: Int[Tensor, "triangles 3"]  # that one's corner which is not on the edge: 0, 1 or 2
     winding: Int[Tensor, "triangles 3"]  # int8: 1 = consistently wound, -1 = the neighbour is turned over, 0 = border
 
 
 def antialias_construct_topology_hash(tri: Int[Tensor, "triangles 3"]) -> Topology:
     """Edges are shared by vertex index: vertices doubled at a seam make a border.
 
-    The answer is kept as long as the tensor object lives and is not written to.
+    The answer is kept as long as the tensor object lives and torch sees nothing written to it.
     """
     if tri.is_inference():  # nobody counts the writes to such a tensor
         return _build(tri.long())
@@ -45,12 +45,12 @@ def _build(tri: Int[Tensor, "triangles 3"]) -> Topology:
     partner = _partners(low[slot], high[slot])
     slot, other = slot[partner >= 0], slot[partner[partner >= 0]]
 
-    neighbour, opposite = torch.full_like(tri, -1).flatten(), torch.full_like(tri, -1).flatten()
+    neighbour, corner = torch.full_like(tri, -1).flatten(), torch.full_like(tri, -1).flatten()
     winding = torch.zeros_like(neighbour, dtype=torch.int8)
-    neighbour[slot], opposite[slot] = other // 3, tri.flatten()[other]
+    neighbour[slot], corner[slot] = other // 3, other % 3
     turned = start.flatten()[slot] == start.flatten()[other]
     winding[slot] = 1 - 2 * turned.to(torch.int8)
-    return Topology(neighbour.view_as(tri), opposite.view_as(tri), winding.view_as(tri))
+    return Topology(neighbour.view_as(tri), corner.view_as(tri), winding.view_as(tri))
 
 
 def _partners(low: Int[Tensor, " edges"], high: Int[Tensor, " edges"]) -> Int[Tensor, " edges"]:

@@ -289,9 +289,10 @@ def test_antialias_names_wrong_arguments(change, message):
         ),
         (
             {"ranges": torch.tensor([[0, 2]])},
-            r"ranges: got \[\[0, 2\]\]; expected starts and counts within 1 triangles",
+            r"ranges: got \[0, 2\] for image 0; expected starts and counts within 1 triangles",
         ),
         ({"ranges": torch.tensor([[-1, 1]])}, "expected starts and counts within 1 triangles"),
+        ({"ranges": torch.tensor([[2**62, 2**62]])}, "expected starts and counts within 1 triangles"),
         ({"pos": torch.zeros(1, 3, 4)}, r"pos: got shape \(1, 3, 4\); expected \(vertices, 4\) with ranges"),
     ],
 )

@@ -179,10 +179,16 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
         ({"ranges": torch.zeros(2, 2, device="meta").int()}, "ranges: got device meta; expected cpu"),
         (
             {"ranges": torch.tensor([[1, 2]])},
-            r"ranges: got \[\[1, 2\]\]; expected starts and counts within 2 triangles",
+            r"ranges: got \[1, 2\] for image \d; expected starts and counts within 2 triangles",
         ),
-        ({"ranges": torch.tensor([[-1, 1]])}, r"ranges: got \[\[-1, 1\]\]; expected starts and counts within 2"),
-        ({"ranges": torch.tensor([[1, -1]])}, r"ranges: got \[\[1, -1\]\]; expected starts and counts within 2"),
+        (
+            {"ranges": torch.tensor([[-1, 1]])},
+            r"ranges: got \[-1, 1\] for image \d; expected starts and counts within 2",
+        ),
+        (
+            {"ranges": torch.tensor([[1, -1]])},
+            r"ranges: got \[1, -1\] for image \d; expected starts and counts within 2",
+        ),
     ],
 )
 def test_wrong_ranges_are_named(change, message):

@@ -348,3 +348,16 @@ def test_empty_input_comes_back(backend, batch, vertices, triangles, size):
     out.sum().backward()
     assert torch.equal(out, color)
     assert torch.equal(color.grad, torch.ones_like(color))
+
+
+def test_a_topology_serves_another_index_buffer_of_the_same_mesh(backend):
+    pos, tri = face(12, yaw=0.6)
+    topology = antialias_construct_topology_hash(tri)
+    images = []
+    for offset in (0, 5):  # the same triangles, whose vertices lie elsewhere
+        moved_pos, moved_tri = torch.cat([torch.zeros(offset, 4, dtype=pos.dtype), pos])[None], tri + offset
+        rast, _ = rasterize(None, moved_pos, moved_tri, (40, 40))
+        mask = (rast[..., 3:] > 0).double()
+        images.append(antialias(mask, rast, moved_pos, moved_tri, topology, mode="edge"))
+    assert not torch.equal(images[0], mask)
+    assert torch.equal(*images)

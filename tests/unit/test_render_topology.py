@@ -12,7 +12,7 @@ def test_neighbours_of_a_known_mesh():
     tri = torch.tensor([[0, 1, 2], [2, 1, 3], [2, 3, 0], [3, 1, 4]])  # edge k is opposite to corner k
     topology = topology_of(tri)
     assert topology.neighbour.tolist() == [[1, 2, -1], [3, 2, 0], [-1, 0, 1], [-1, -1, 1]]
-    assert topology.opposite.tolist() == [[3, 3, -1], [4, 0, 0], [-1, 1, 1], [-1, -1, 2]]
+    assert topology.corner.tolist() == [[2, 1, -1], [2, 2, 0], [-1, 1, 1], [-1, -1, 0]]
     assert topology.winding.tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 1]]
 
 
@@ -35,7 +35,7 @@ def test_closed_mesh_is_symmetric_whatever_the_order(tetrahedron):
 def test_of_three_triangles_at_an_edge_the_first_two_are_neighbours():
     topology = topology_of(torch.tensor([[0, 1, 2], [0, 1, 3], [1, 0, 4], [0, 1, 5]]))
     assert topology.neighbour[:, 2].tolist() == [1, 0, 0, 0]
-    assert topology.opposite[:, 2].tolist() == [3, 2, 2, 2]
+    assert topology.corner[:, 2].tolist() == [2, 2, 2, 2]
     assert topology.winding[:, 2].tolist() == [-1, -1, 1, -1]
 
 
@@ -44,9 +44,9 @@ def test_triangles_that_repeat_a_vertex_or_do_not_exist_have_no_neighbours(bad):
     tri = torch.tensor([[0, 1, 2], [2, 1, 3]])
     topology, expected = topology_of(torch.cat([torch.tensor([bad]), tri])), topology_of(tri)
     assert (topology.neighbour[0] == -1).all()
-    assert (topology.opposite[0] == -1).all()
+    assert (topology.corner[0] == -1).all()
     assert torch.equal(topology.neighbour[1:], expected.neighbour + (expected.neighbour >= 0))
-    assert torch.equal(topology.opposite[1:], expected.opposite)
+    assert torch.equal(topology.corner[1:], expected.corner)
 
 
 def test_huge_indices_and_empty_meshes():
@@ -60,7 +60,7 @@ def test_int32_and_int64_agree():
     tri = face(9)[1]
     one, other = topology_of(tri), topology_of(tri.int())
     assert torch.equal(one.neighbour, other.neighbour)
-    assert torch.equal(one.opposite, other.opposite)
+    assert torch.equal(one.corner, other.corner)
 
 
 def test_border_of_a_sheet_is_found():

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from nl3dmm.render._jit import kernel
 from nl3dmm.render._numba._arrays import EDGE_ON, STABILISER, arrays
+from nl3dmm.render._numba.interpolation import triangle_index
 from nl3dmm.render._numba.visibility import visible_triangles
 from nl3dmm.render._pool import run_images
 
@@ -156,9 +157,9 @@ def rasterize_backward(pos, tri, first, rast, grad_rast, stabiliser, grad_pos):
         y = (2.0 * row + 1.0) / height - 1.0
         for column in range(width):
             grad_u, grad_v = grad_rast[row, column, 0], grad_rast[row, column, 1]
-            if rast[row, column, 3] > 0 and (grad_u != 0 or grad_v != 0):
+            triangle = triangle_index(rast[row, column, 3] - first, tri.shape[0])
+            if triangle >= 0 and (grad_u != 0 or grad_v != 0):
                 x = (2.0 * column + 1.0) / width - 1.0
-                triangle = np.int64(rast[row, column, 3]) - 1 - first
                 i, j, k = tri[triangle, 0], tri[triangle, 1], tri[triangle, 2]
                 a, b, c, (x0, y0, x1, y1, x2, y2) = edge_weights(pos[i], pos[j], pos[k], x, y)
                 total = a + b + c
@@ -233,9 +234,9 @@ def derivatives_backward(pos, tri, first, rast, grad_rast, grad_db, stabiliser, 
     for row in range(height):
         y = (2.0 * row + 1.0) / height - 1.0
         for column in range(width):
-            if rast[row, column, 3] > 0:
+            triangle = triangle_index(rast[row, column, 3] - first, tri.shape[0])
+            if triangle >= 0:
                 x = (2.0 * column + 1.0) / width - 1.0
-                triangle = np.int64(rast[row, column, 3]) - 1 - first
                 i, j, k = tri[triangle, 0], tri[triangle, 1], tri[triangle, 2]
                 p, q, r = shifted(pos[i], x, y), shifted(pos[j], x, y), shifted(pos[k], x, y)
                 grad_u, grad_v = grad_rast[row, column, 0], grad_rast[row, column, 1]

@@ -20,7 +20,7 @@ from nl3dmm.synthetic.world import SyntheticWorld, WorldConfig, mean_face
 from nl3dmm.types import Camera, FaceBatch, concatenate
 
 TEST_SEED = 1_000_003  # no training run may use it
-_OUTER_EYES = (36, 45)
+OUTER_EYES = (36, 45)
 METRICS = ("photo", "nme", "shape_mm", "albedo_l1", "rotation_deg", "mask_iou")
 
 
@@ -59,7 +59,7 @@ def landmark_nme(
     landmarks: Float[Tensor, "batch 68 2"], target: Float[Tensor, "batch 68 2"]
 ) -> Float[Tensor, " batch"]:
     """Mean distance of 68 points over the target's outer-eye distance (points 36 and 45)."""
-    span = (target[:, _OUTER_EYES[0]] - target[:, _OUTER_EYES[1]]).norm(dim=-1)
+    span = (target[:, OUTER_EYES[0]] - target[:, OUTER_EYES[1]]).norm(dim=-1)
     return (landmarks - target).norm(dim=-1).mean(-1) / span
 
 

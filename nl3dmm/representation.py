@@ -14,7 +14,7 @@ from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.data.truth import TRUTH_FILE, TruthFaces
 from nl3dmm.detail_metrics import detail_scores
 from nl3dmm.errors import AssetError, ShapeError
-from nl3dmm.evaluation import Protocol, similarity_aligned, test_world, training_world
+from nl3dmm.evaluation import OUTER_EYES, Protocol, similarity_aligned, test_world, training_world
 from nl3dmm.geometry.mesh import vertex_normals
 from nl3dmm.losses.pixels import l21, masked_mean
 from nl3dmm.model import Face, FaceModel
@@ -26,7 +26,6 @@ from nl3dmm.types import FaceBatch, Latents
 WORLD = "world"
 RATES = {"albedo_latent": 0.1, "light": 0.03, "shape_latent": 0.1}  # of Adam, falling to 0 along a cosine
 NORMAL_MM = 5.0  # weight of 1 - cosine of the normals beside distances in mm
-OUTER_EYES = (36, 45)
 
 T = TypeVar("T")
 Errors = dict[str, Float[Tensor, " batch"]]

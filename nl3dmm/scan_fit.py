@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.data.scans import Scan, read_scan
-from nl3dmm.evaluation import Protocol, similarity_aligned
+from nl3dmm.evaluation import OUTER_EYES, Protocol, similarity_aligned
 from nl3dmm.model import FaceModel
-from nl3dmm.representation import OUTER_EYES, RATES, decode_vertices, ends, minimise
+from nl3dmm.representation import RATES, decode_vertices, ends, minimise
 
 _ROUNDS = 5  # alignment and nearest points are found anew at the start of each
 _FARTHEST_MM = 10.0  # beyond it a scan has a hole or ends

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nl3dmm.render._backends import backend_for
+from nl3dmm.render._rules import COVERAGE_TOLERANCE
 from nl3dmm.render.topology import Topology
 from nl3dmm.types import TensorFields
 
-COVERAGE_TOLERANCE = 1 / 16  # px that a crossing may lie outside of its pair: the grid on which coverage is decided
 DEPTH_TOLERANCE = 1e-6  # z / w, rounding of float32
 W_MIN = 1e-6  # vertices nearer than this to the viewer's plane are not projected
 

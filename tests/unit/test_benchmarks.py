@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nl3dmm.errors import BackendError
+
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = {"step", "stages", "shading", "four", "peers"}
 
@@ -78,7 +80,7 @@ def test_compared_cases_take_turns():
             calls.append(name)
 
     def refuse(watch):
-        raise NotImplementedError("not on this machine")
+        raise BackendError("not on this machine")
 
     cases = [Case({"size": size, "way": way}, partial(task, name=f"{size}{way}"), 2) for size in (1, 2) for way in "ab"]
     section = Section("turns", "", [*cases, Case({"size": 2, "way": "c"}, refuse, 1)], "way")

@@ -4,9 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STABILISER = {torch.float32: 1e-6, torch.float64: 0.0}  # keeps gradients of triangles seen edge-on finite
-EDGE_ON = 1e-76  # a smaller sum of weights divides nothing; squared smallest number of float32
-
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().numpy() for tensor in tensors]

@@ -18,10 +18,8 @@ from nl3dmm.render._jit import kernel
 from nl3dmm.render._numba._arrays import arrays, repeat, summed
 from nl3dmm.render._numba.interpolation import exist, triangle_index
 from nl3dmm.render._pool import run_images
+from nl3dmm.render._rules import COVERAGE_TOLERANCE, CROSSING_STABILISER
 from nl3dmm.render.topology import Topology
-
-TOLERANCE = 1 / 16  # px that a crossing may lie outside of its pair: coverage is decided on a grid of that pitch
-STABILISER = {torch.float32: 1e-3, torch.float64: 0.0}  # px, damps gradients of edges much shorter than a pixel
 
 
 def antialias(
@@ -65,7 +63,7 @@ class _Antialias(torch.autograd.Function):
         grad_pos = pos.new_empty(len(color) if want_pos else 0, *pos.shape[1:])
         p, c, from_out = arrays(repeat(pos, len(color)), color, grad_out.contiguous())
         to_color, to_pos = arrays(grad_color, grad_pos)
-        stabiliser = STABILISER[pos.dtype]
+        stabiliser = CROSSING_STABILISER[pos.dtype]
 
         def image(i: int) -> None:
             if want_color:
@@ -178,7 +176,10 @@ def last_edge(pos, corners, pair, height, width, forward):
                 crossing = (xa * yb - xb * ya) / rise
                 if (crossing if forward else -crossing) > reach:
                     reach = crossing if forward else -crossing
-                    usable = abs(rise) >= abs(wa * xb - wb * xa) and -TOLERANCE <= crossing <= 1 + TOLERANCE
+                    usable = (
+                        abs(rise) >= abs(wa * xb - wb * xa)
+                        and -COVERAGE_TOLERANCE <= crossing <= 1 + COVERAGE_TOLERANCE
+                    )
                     best = corner if usable else -1
     return best
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nl3dmm.render._jit import kernel
-from nl3dmm.render._numba._arrays import EDGE_ON, STABILISER, arrays
+from nl3dmm.render._numba._arrays import arrays
 from nl3dmm.render._numba.interpolation import triangle_index
 from nl3dmm.render._numba.visibility import visible_triangles
 from nl3dmm.render._pool import run_images
+from nl3dmm.render._rules import EDGE_ON, WEIGHT_STABILISER
 
 
 def rasterize(
@@ -67,7 +68,7 @@ class _Rasterize(torch.autograd.Function):
         grad_rast = torch.zeros_like(rast) if grad_rast is None else grad_rast.contiguous()
         p, t, r, from_rast, to_pos = arrays(pos, tri, rast, grad_rast, grad_pos)
         from_db = None if grad_db is None else grad_db.contiguous().numpy()
-        stabiliser, parts = STABILISER[pos.dtype], {}
+        stabiliser, parts = WEIGHT_STABILISER[pos.dtype], {}
 
         def image(i: int) -> None:
             own, triangles, first = _mesh(i, len(p), t, ctx.ranges)

@@ -9,11 +9,9 @@ from typing import no_type_check
 import numpy as np
 
 from nl3dmm.render._jit import kernel
+from nl3dmm.render._rules import DEPTH_MAX, DEPTH_ROUNDING, LARGEST
 
-DEPTH_MAX = 2**32 - 1
-DEPTH_ROUNDING = 0.381966  # 2 - golden ratio: far from all simple fractions, so rounding errors cannot split a tie
 NOT_PROJECTABLE = 64
-LARGEST = float(np.finfo(np.float32).max)  # larger numbers in float64, whose products overflow, count as not finite
 POLYGON_MAX = 36  # 3 corners grow at most by half at each of the six planes, even if rounding breaks convexity
 
 

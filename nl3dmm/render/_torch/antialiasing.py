@@ -4,10 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nl3dmm.render._rules import COVERAGE_TOLERANCE, CROSSING_STABILISER
 from nl3dmm.render.topology import Topology
-
-TOLERANCE = 1 / 16  # px that a crossing may lie outside of its pair: coverage is decided on a grid of that pitch
-STABILISER = {torch.float32: 1e-3, torch.float64: 0.0}  # px, damps gradients of edges much shorter than a pixel
 
 
 def antialias(
@@ -35,7 +33,7 @@ def antialias(
         pair, source, triangle, corner = (part[corner >= 0] for part in (pair, source, triangle, corner))
     ends = tri[triangle[:, None], (corner[:, None] + torch.tensor([1, 2], device=tri.device)) % 3]
     edge = _aligned(pos[source[:, None], ends], pair, height, width)
-    crossing = _crossing(edge, STABILISER[pos.dtype], pos_gradient_boost)
+    crossing = _crossing(edge, CROSSING_STABILISER[pos.dtype], pos_gradient_boost)
     alpha = (0.5 - crossing).to(color.dtype)[:, None]
 
     first = (pair[:, 0] * height + pair[:, 1]) * width + pair[:, 2]
@@ -93,7 +91,7 @@ def _last_edge(
     crossing = (xa * yb - xb * ya) / torch.where(meets, rise, 1)
     reach = torch.where(meets, torch.where(forward[:, None], crossing, -crossing), -torch.inf).nan_to_num(-torch.inf)
     steep = rise.abs() >= (wa * xb - wb * xa).abs()
-    usable = meets & silhouette & steep & (crossing >= -TOLERANCE) & (crossing <= 1 + TOLERANCE)
+    usable = meets & silhouette & steep & (crossing >= -COVERAGE_TOLERANCE) & (crossing <= 1 + COVERAGE_TOLERANCE)
     corner = reach.argmax(1)
     return torch.where(usable.gather(1, corner[:, None])[:, 0], corner, -1)
 

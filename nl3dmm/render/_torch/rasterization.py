@@ -6,10 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nl3dmm.render._rules import EDGE_ON, WEIGHT_STABILISER
 from nl3dmm.render._torch.visibility import visible_triangles
-
-STABILISER = {torch.float32: 1e-6, torch.float64: 0.0}  # keeps gradients of triangles seen edge-on finite
-EDGE_ON = 1e-76  # a smaller sum of weights divides nothing; squared smallest number of float32
 
 
 def rasterize(
@@ -28,7 +26,7 @@ def rasterize(
     corners = (pos[image[:, None], tri[triangle]] if ranges is None else pos[tri[triangle]]).double()
     centre = torch.stack([(2 * column + 1).double() / width - 1, (2 * row + 1).double() / height - 1], -1)
     weights = _weights(corners, centre)
-    total, exact_total = _total(weights, STABILISER[pos.dtype]), _total(weights.detach(), 0.0)
+    total, exact_total = _total(weights, WEIGHT_STABILISER[pos.dtype]), _total(weights.detach(), 0.0)
     uv = weights[:, :2] / total[:, None]
     exact_uv, depth = _exact(weights.detach(), exact_total, corners.detach())
     values = torch.cat([_StraightThrough.apply(exact_uv, uv), depth[:, None], triangle[:, None] + 1.0], -1)

@@ -9,12 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-DEPTH_MAX = 2**32 - 1
-DEPTH_ROUNDING = 0.381966  # 2 - golden ratio: far from all simple fractions, so rounding errors cannot split a tie
+from nl3dmm.render._rules import DEPTH_MAX, DEPTH_ROUNDING, LARGEST
+
 TRIANGLE_BITS = 31  # of the 63-bit key: depth first, then the later triangle
 LAST_TRIANGLE = 2**TRIANGLE_BITS - 2
 NOTHING = 2**63 - 1
-LARGEST = torch.finfo(torch.float32).max  # larger numbers in float64, whose products overflow, count as not finite
 SAMPLES_PER_STEP = 1 << 20  # bounds the memory of one step to about 200 MB
 
 

@@ -2,12 +2,10 @@
 
 import math
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from nl3dmm.geometry.uv import erode
+from nl3dmm.geometry.uv import erode, low_pass
 
 _SIGMA = 4 / 224  # of the map's width: 4 texels of the paper's map, 3 mm of a face
 _LEAST_ENERGY = 1e-12
@@ -29,9 +27,7 @@ def high_pass(
     sigma: float,
 ) -> Float[Tensor, "batch channels uv_height uv_width"]:
     """The map less its Gaussian blur of ``sigma`` texels, in which only the mask's texels count; 0 outside the mask."""
-    weight = mask.to(albedo.dtype)[None, None]
-    blurred = _blur(albedo * weight, sigma) / _blur(weight, sigma).clamp_min(1e-6)
-    return (albedo - blurred) * weight
+    return (albedo - low_pass(albedo, mask, sigma)) * mask.to(albedo.dtype)
 
 
 def detail_scores(
@@ -59,13 +55,3 @@ def detail_scores(
         "detail_correlation": inner / (own * energy).sqrt().clamp_min(_LEAST_ENERGY),
         "detail_energy": own / energy,
     }
-
-
-def _blur(values: Float[Tensor, "batch channels uv_height uv_width"], sigma: float) -> Tensor:
-    """Gaussian out to three sigma; the outside of the map counts as 0."""
-    radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, dtype=values.dtype, device=values.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).expand(values.shape[1], 1, -1)
-    columns = F.conv2d(values, kernel[:, :, :, None], padding=(radius, 0), groups=values.shape[1])
-    return F.conv2d(columns, kernel[:, :, None], padding=(0, radius), groups=values.shape[1])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nl3dmm.data.bank import FaceBank
+from nl3dmm.data.labels import CoarseLabels
 from nl3dmm.errors import ShapeError
 from nl3dmm.model import FaceModel
 
@@ -13,8 +14,13 @@ SAMPLES = 2000  # faces; 4,000 lower the error on new faces by 2 % (64 latents, 
 _CHUNK = 64
 
 
-def fit_linear_model(model: FaceModel, bank: FaceBank, samples: int = SAMPLES) -> tuple[float, float] | None:
+def fit_linear_model(
+    model: FaceModel, bank: FaceBank, labels: CoarseLabels | None = None, samples: int = SAMPLES
+) -> tuple[float, float] | None:
     """Fill the model's basis with the principal components of a bank's first faces; nothing for nonlinear models.
+
+    Args:
+        labels: what training sees of the bank's truth; the truth itself by default.
 
     Returns:
         The fractions of the labels' variance in shape and in albedo that the latents can express.
@@ -28,12 +34,14 @@ def fit_linear_model(model: FaceModel, bank: FaceBank, samples: int = SAMPLES) -
         return lambda: (maps(chunk) for chunk in indices)
 
     def shape(chunk: Tensor) -> Tensor:
-        return model.surface.to_uv_map(bank.world.vertices(chunk).to(mean) - mean)
+        vertices = bank.world.vertices(chunk)
+        vertices = labels.shape(vertices) if labels else vertices
+        return model.surface.to_uv_map(vertices.to(mean) - mean)
 
     def albedo(chunk: Tensor) -> Tensor:
         maps = bank.read(chunk).albedo
         if maps is None:
             raise ShapeError("bank: got faces without albedo; expected a synthetic world's. Use FaceBank.")
-        return maps.to(mean)
+        return (labels.albedo(maps) if labels else maps).to(mean)
 
     return model.fit_linear(chunks(shape), chunks(albedo))

@@ -19,6 +19,7 @@ from nl3dmm.checkpoint import TEMPLATE_FILE, TrainedSystem, find_checkpoint, loa
 from nl3dmm.config import config_to_yaml
 from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.images import write_png
+from nl3dmm.data.labels import CoarseLabels
 from nl3dmm.data.module import BankDataModule
 from nl3dmm.errors import CheckpointError, ConfigError
 from nl3dmm.evaluation import Protocol, evaluate, sample_faces, table
@@ -55,9 +56,11 @@ def run_training(config: RunConfig) -> Path:
     module = TrainingModule(config, template)  # before the faces are drawn: its config errors cost no waiting
     world = SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
     bank = _open_bank(world, config, console)
+    labels = CoarseLabels(config.labels, bank)
     if resume_from is None:
-        fit_linear_model(module.system.model, bank)
-    data = BankDataModule(bank, config.seed, config.training.batch_size, config.training.steps, config.data.workers)
+        fit_linear_model(module.system.model, bank, labels)
+    training = config.training
+    data = BankDataModule(bank, config.seed, training.batch_size, training.steps, config.data.workers, labels)
     panels = _Panels(world, output, config.training.panel_every)
     trainer = build_trainer(config, [panels], first_step)
     started = time.perf_counter()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from nl3dmm.config import check_range
+from nl3dmm.data.labels import LabelConfig
 from nl3dmm.errors import ConfigError
 from nl3dmm.model import ModelConfig
 from nl3dmm.synthetic.world import WorldConfig
@@ -40,6 +41,8 @@ class TrainingConfig:
     decay_start: float = 0.5  # fraction of the steps after which the rate falls
     final_learning_rate: float = 0.03  # fraction that the cosine ends at
     gradient_clip: float = 50.0
+    ema: float = 0.0  # decay per step of the averaged weights that checkpoints are used with, such as 0.999; 0: none
+    encoder_step: bool = False  # two steps per batch: the encoder with landmarks, then all without (released code)
     precision: str = "auto"  # of the networks, the rest is float32; auto: bfloat16 where the hardware has it
     threads: int | None = None  # CPU threads; default: all cores
     checkpoint_every: int = 500  # steps
@@ -56,6 +59,7 @@ class TrainingConfig:
         check_range("training.beta2", self.beta2, 0, 0.999999)
         check_range("training.warmup_steps", self.warmup_steps, 0, 1e9)
         check_range("training.final_learning_rate", self.final_learning_rate, 0, 1)
+        check_range("training.ema", self.ema, 0, 0.999999)
         check_range("training.gradient_clip", self.gradient_clip, 1e-6, 1e9)
         check_range("training.checkpoint_every", self.checkpoint_every, 1, 1e9)
         check_range("training.panel_every", self.panel_every, 1, 1e9)
@@ -110,6 +114,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 

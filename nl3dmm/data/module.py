@@ -1,6 +1,6 @@
 """Batches for training: order is a function of ``(seed, step)``, so a resumed run sees what it would have seen."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nl3dmm.data.bank import FaceBank
 from nl3dmm.types import FaceBatch
+
+Labels = Callable[[FaceBatch], FaceBatch]
 
 
 def batch_indices(
@@ -30,11 +32,13 @@ def batch_indices(
 class _StepBatches(Dataset[FaceBatch]):
     """Item k is the whole batch of step k."""
 
-    def __init__(self, bank: FaceBank, seed: int, batch_size: int, rank: int, ranks: int):
-        self.bank, self.seed, self.batch_size, self.rank, self.ranks = bank, seed, batch_size, rank, ranks
+    def __init__(self, bank: FaceBank, labels: Labels, seed: int, batch_size: int, rank: int, ranks: int):
+        self.bank, self.labels, self.seed, self.batch_size = bank, labels, seed, batch_size
+        self.rank, self.ranks = rank, ranks
 
     def __getitem__(self, step: int) -> FaceBatch:
-        return self.bank.read(batch_indices(self.seed, step, self.batch_size, len(self.bank), self.rank, self.ranks))
+        rows = batch_indices(self.seed, step, self.batch_size, len(self.bank), self.rank, self.ranks)
+        return self.labels(self.bank.read(rows))
 
 
 class _StepSampler(Sampler[int]):
@@ -51,17 +55,26 @@ class _StepSampler(Sampler[int]):
 
 
 class BankDataModule(LightningDataModule):
-    """Feeds a run of ``steps`` batches from a bank; one Lightning epoch is the whole run."""
+    """Feeds a run of ``steps`` batches from a bank, with the labels made of its truth; one epoch is the whole run."""
 
-    def __init__(self, bank: FaceBank, seed: int, batch_size: int, steps: int, workers: int = 0):
+    def __init__(
+        self,
+        bank: FaceBank,
+        seed: int,
+        batch_size: int,
+        steps: int,
+        workers: int = 0,
+        labels: Labels = lambda truth: truth,
+    ):
         super().__init__()
         self.bank, self.seed, self.batch_size, self.steps, self.workers = bank, seed, batch_size, steps, workers
+        self.labels = labels
         self._start = 0
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        batches = _StepBatches(self.bank, self.seed, self.batch_size, rank, ranks)
+        batches = _StepBatches(self.bank, self.labels, self.seed, self.batch_size, rank, ranks)
         sampler = _StepSampler(self._start, self.steps)
         return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=self.workers)
 

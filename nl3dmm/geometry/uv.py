@@ -1,4 +1,9 @@
-"""UV maps <-> vertices. Maps are ``(batch, channels, rows, columns)``; conventions in ``docs/conventions.md``."""
+"""UV maps <-> vertices, and filters on maps.
+
+Maps are ``(batch, channels, rows, columns)``; conventions in ``docs/conventions.md``.
+"""
+
+import math
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,3 +78,23 @@ def fill_outwards(
             source = torch.where(source >= 0, source, neighbour)
     index = source.clamp_min(0)
     return texel_triangle.flatten()[index], texel_barycentric.flatten(0, 1)[index]
+
+
+def low_pass(
+    uv_map: Float[Tensor, "batch channels uv_height uv_width"],
+    mask: Bool[Tensor, "uv_height uv_width"],
+    sigma: float,
+) -> Float[Tensor, "batch channels uv_height uv_width"]:
+    """Gaussian blur of ``sigma`` texels, out to three of them, in which only the mask's texels count."""
+    weight = mask.to(uv_map.dtype)[None, None]
+    return _blur(uv_map * weight, sigma) / _blur(weight, sigma).clamp_min(1e-6)
+
+
+def _blur(values: Float[Tensor, "batch channels uv_height uv_width"], sigma: float) -> Tensor:
+    """The outside of the map counts as 0."""
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=values.dtype, device=values.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(values.shape[1], 1, -1)
+    columns = F.conv2d(values, kernel[:, :, :, None], padding=(radius, 0), groups=values.shape[1])
+    return F.conv2d(columns, kernel[:, :, None], padding=(0, radius), groups=values.shape[1])

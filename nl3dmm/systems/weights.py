@@ -7,6 +7,7 @@ from nl3dmm.errors import ConfigError
 from nl3dmm.nn.perceptual import PerceptualConfig
 
 LANDMARK_REACHES = ("camera", "encoder")
+LABEL_TERMS = ("camera_rotation", "camera_position", "light", "shape", "albedo")
 # Terms that ask for pictures: pre-training on labels, which has none of them, renders nothing.
 RENDERED_TERMS = (
     *("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "gradient_difference", "perceptual"),
@@ -72,10 +73,12 @@ class LossConfig:
     finetune: LossWeights = field(default_factory=LossWeights)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     perceptual_start: float = 0.0  # fraction of the fine-tuning after which the perceptual term is on
+    label_fade: float = 0.0  # fraction of the fine-tuning in which weights of labels go from pre-training's to its own
     landmark_reaches: str = "camera"  # camera | encoder
 
     def __post_init__(self) -> None:
         check_range("loss.perceptual_start", self.perceptual_start, 0, 1)
+        check_range("loss.label_fade", self.label_fade, 0, 1)
         if self.landmark_reaches not in LANDMARK_REACHES:
             raise ConfigError(
                 f"loss.landmark_reaches: got {self.landmark_reaches!r}; expected one of {LANDMARK_REACHES}. Choose one."
@@ -83,4 +86,9 @@ class LossConfig:
 
     def finetune_at(self, progress: float) -> LossWeights:
         """Weights when a fraction ``progress`` of the fine-tuning is done."""
-        return self.finetune if progress >= self.perceptual_start else replace(self.finetune, perceptual=0.0)
+        changed = {} if progress >= self.perceptual_start else {"perceptual": 0.0}
+        if progress < self.label_fade:
+            before, after = asdict(self.pretrain), asdict(self.finetune)
+            share = progress / self.label_fade
+            changed |= {name: (1 - share) * before[name] + share * after[name] for name in LABEL_TERMS}
+        return replace(self.finetune, **changed)

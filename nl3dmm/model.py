@@ -170,8 +170,14 @@ class FaceModel(nn.Module):
         return self.template.vertices + self.surface.to_vertices(shape_map)
 
     def render_four(self, face: Face, geometry: Geometry, image_size: tuple[int, int]) -> FourRenderings:
-        """Both shapes with both albedos: two meshes, one batched rasterisation (paper figure 2)."""
+        """Both shapes with both albedos: two meshes, one batched rasterisation (paper figure 2).
+
+        Where proxies and finals are the same tensors, as in decoders with one end, it is one picture.
+        """
         maps = geometry.maps
+        if geometry.vertices_final is geometry.vertices_proxy and maps.albedo_final is maps.albedo_proxy:
+            one = self.render_final(face, geometry, image_size)
+            return FourRenderings(*(one.images[:, 0],) * 4, *(one.mask,) * 2, one.shading, one.normals)
         drawn = self.render(
             concatenate([face, face]),
             torch.cat([geometry.vertices_proxy, geometry.vertices_final]),

@@ -1,6 +1,6 @@
 """Towards High-fidelity Nonlinear 3D Face Morphable Model (Tran, Liu, Liu, CVPR19): proxies and finals, paired."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from nl3dmm.geometry.lighting import light_albedo
 from nl3dmm.geometry.uv import erode
 from nl3dmm.losses.albedo import albedo_constancy, albedo_symmetry, chroma, pair_constancy, random_pairs
 from nl3dmm.losses.light import light_tint, over_exposure, white_shading, white_shading_of_batch
-from nl3dmm.losses.objective import Objective, reach_through, weighted_sum
+from nl3dmm.losses.objective import Estimate, Objective, reach_through, weighted_sum
 from nl3dmm.losses.pixels import feature_distance, gradient_difference, l21
 from nl3dmm.losses.shape import (
     landmark_distance,
@@ -73,7 +73,7 @@ class HighFidelity(nn.Module):
         geometry = self.model.decode_with(*decoders, face.latents)
         named = asdict(weights)
         terms = self._supervised(batch, face, geometry)
-        return weighted_sum(terms, named)
+        return replace(weighted_sum(terms, named), estimate=Estimate(face.latents, geometry.maps).detach())
 
     def objective(self, batch: FaceBatch, weights: LossWeights, step: int = 0) -> Objective:
         """Weighted loss of one batch; what nothing needs is not rendered. Random pairs are drawn for the ``step``."""
@@ -85,12 +85,14 @@ class HighFidelity(nn.Module):
         if weights.albedo_pairs > 0:
             pairs = random_pairs(self.skin_texels, batch.index, step)
             terms["albedo_pairs"] = pair_constancy(geometry.maps.albedo_proxy, pairs, _ALBEDO_DEAD_ZONE)
+        estimate = Estimate(face.latents, geometry.maps)
         if any(named[name] > 0 for name in RENDERED_TERMS):
             rendered = self.model.render_four(face, geometry, (batch.image.shape[-2], batch.image.shape[-1]))
             terms |= self._reconstruction(batch, rendered, weights)
             terms |= self._visibility_terms(batch, face, geometry, rendered)
             terms |= self._light(geometry, rendered, weights)
-        return weighted_sum(terms, named)
+            estimate = replace(estimate, shading=rendered.proxy_shading)
+        return replace(weighted_sum(terms, named), estimate=estimate.detach())
 
     def _supervised(self, batch: FaceBatch, face: Face, geometry: Geometry) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
@@ -148,11 +150,16 @@ class HighFidelity(nn.Module):
         """Of (S~, A) and (S, A~) before the photo: what hides the face is the photo's own in both pictures."""
         network = self.feature_network().to(batch.image.device)
         proxy_mask, final_mask = self._masks(batch, rendered)
-        target, total = network(batch.image), 0
-        for drawn, mask in ((rendered.proxy_final, proxy_mask), (rendered.final_proxy, final_mask)):
+        target = network(batch.image)
+
+        def distance(drawn: Tensor, mask: Tensor) -> Tensor:
             features = network(composite(drawn, batch.image, mask))
-            total = total + feature_distance(features, target, network.layer_weights, network.relative)
-        return total / 2
+            return feature_distance(features, target, network.layer_weights, network.relative)
+
+        first = distance(rendered.proxy_final, proxy_mask)
+        if rendered.final_proxy is rendered.proxy_final:  # decoders with one end
+            return first
+        return (first + distance(rendered.final_proxy, final_mask)) / 2
 
     def _regularisers(self, geometry: Geometry) -> dict[str, Tensor]:
         maps, mask = geometry.maps, self.model.template.uv_mask

@@ -220,6 +220,22 @@ def test_a_model_with_one_end_has_no_residual(small_model_config, small_template
     assert not [name for name in model.state_dict() if "residual" in name]
 
 
+def test_a_model_with_one_end_draws_one_picture_with_the_gradient_of_four(small_model_config, small_template):
+    decoder = replace(small_model_config.decoder, proxy=False)
+    one = FaceModel(replace(small_model_config, decoder=decoder), small_template).eval()
+    face = some_face(one)
+    geometry = one.decode(face.latents)
+    apart = geometry.map(torch.Tensor.clone)  # equal values that are not known to be equal
+    weights, gradients, parameters = (2.0, 4.0, 4.0, 1.0), [], list(one.parameters())[-8:]
+    for drawn in (one.render_four(face, geometry, SIZE), one.render_four(face, apart, SIZE)):
+        images = (drawn.proxy_proxy, drawn.proxy_final, drawn.final_proxy, drawn.final_final)
+        loss = sum(weight * (image**2).mean() for weight, image in zip(weights, images, strict=True))
+        gradients.append(torch.autograd.grad(loss, parameters, retain_graph=True))
+    assert one.render_four(face, geometry, SIZE).final_proxy.equal(one.render_four(face, apart, SIZE).final_proxy)
+    for single, four in zip(*gradients, strict=True):
+        torch.testing.assert_close(single, four, atol=1e-6, rtol=1e-4)
+
+
 def test_encodings_differ(small_model_config, small_template, model):
     plain = FaceModel(replace(small_model_config, encoding="none"), small_template).eval()
     plain.load_state_dict(model.state_dict())

@@ -136,6 +136,7 @@ class HighFidelity(nn.Module):
             "photo_proxy_proxy": l21(rendered.proxy_proxy, batch.image, proxy_mask),
             "photo_proxy_final": l21(rendered.proxy_final, batch.image, proxy_mask),
             "photo_final_proxy": l21(rendered.final_proxy, batch.image, final_mask),
+            "photo_final_final": l21(rendered.final_final, batch.image, final_mask),
         }
         if weights.gradient_difference > 0:
             steps = gradient_difference(rendered.proxy_final, batch.image, proxy_mask)

@@ -10,7 +10,8 @@ LANDMARK_REACHES = ("camera", "encoder")
 LABEL_TERMS = ("camera_rotation", "camera_position", "light", "shape", "albedo")
 # Terms that ask for pictures: pre-training on labels, which has none of them, renders nothing.
 RENDERED_TERMS = (
-    *("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "gradient_difference", "perceptual"),
+    *("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "photo_final_final"),
+    *("gradient_difference", "perceptual"),
     *("albedo_constancy", "residual_symmetry", "white_shading", "white_shading_of_batch", "over_exposure"),
 )
 
@@ -33,6 +34,7 @@ class LossWeights:
     photo_proxy_proxy: float = 2.0
     photo_proxy_final: float = 4.0
     photo_final_proxy: float = 4.0
+    photo_final_final: float = 0.0  # left out by the paper: S and A would settle for what suits neither proxy
     gradient_difference: float = 0.0  # an ablation of the paper; of (S~, A) and (S, A~), as the perceptual term
     perceptual: float = 0.05
     # regularisers of the proxies, paper equation 13

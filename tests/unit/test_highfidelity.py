@@ -20,7 +20,7 @@ TERMS = set(asdict(LossWeights()))
 SUPERVISED = {"camera_rotation", "camera_position", "light", "shape", "albedo", "landmark"}
 OPTIONAL = {"gradient_difference", "over_exposure", "albedo_pairs"}  # computed where they weigh something
 RENDERED = set(RENDERED_TERMS)
-PHOTO_TERMS = ("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy")
+PHOTO_TERMS = ("photo_proxy_proxy", "photo_proxy_final", "photo_final_proxy", "photo_final_final")
 SIZE = (48, 48)
 
 
@@ -170,7 +170,7 @@ def test_occluded_pixels_of_a_rendering_get_no_gradient(system, batch):
     """What is drawn behind an occluder matters to no term: features there are the photo's own."""
     half = replace(batch, mask=batch.mask & (torch.arange(48) < 24))
     drawn = system.model.render_four(*truth(replace(batch, sh_coefficients=batch.sh_coefficients * 0.5)), SIZE)
-    names = ("proxy_proxy", "proxy_final", "final_proxy")
+    names = ("proxy_proxy", "proxy_final", "final_proxy", "final_final")
     images = {name: getattr(drawn, name).detach().requires_grad_() for name in names}
     for name, term in reconstruction(system, half, replace(drawn, **images)).items():
         gradients = torch.autograd.grad(term.sum(), list(images.values()), retain_graph=True, allow_unused=True)
@@ -225,17 +225,17 @@ def test_albedo_may_change_where_the_image_seen_at_a_texel_does(system, batch, s
 
 
 def test_each_photo_term_has_its_own_pair(system, batch):
-    """Final albedo moves the second term only, final shape the third."""
+    """Final albedo moves the second term, final shape the third, and both what is asked of (S, A)."""
     face, geometry = truth(batch)
     before = reconstruction(system, batch, system.model.render_four(face, geometry, SIZE))
     maps = replace(geometry.maps, albedo_final=1 - geometry.maps.albedo_final)
     after = reconstruction(system, batch, system.model.render_four(face, replace(geometry, maps=maps), SIZE))
     changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-5)}
-    assert changed == {"photo_proxy_final", "perceptual", "gradient_difference"}
+    assert changed == {"photo_proxy_final", "photo_final_final", "perceptual", "gradient_difference"}
     stretched = replace(geometry, vertices_final=geometry.vertices_final * torch.tensor([1.0, 1.2, 1.0]))
     after = reconstruction(system, batch, system.model.render_four(face, stretched, SIZE))
     changed = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-5)}
-    assert changed == {"photo_final_proxy", "perceptual", "gradient_difference"}
+    assert changed == {"photo_final_proxy", "photo_final_final", "perceptual", "gradient_difference"}
 
 
 def test_landmarks_move_the_camera_only(system, batch):

@@ -8,6 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nl3dmm.errors import ConfigError
+from nl3dmm.types import Latents, TensorFields, UVMaps
+
+
+@dataclass(frozen=True)
+class Estimate(TensorFields):
+    """What the networks made of a batch, detached: for the checks of their health."""
+
+    latents: Latents
+    maps: UVMaps
+    shading: Float[Tensor, "batch vertices 3"] | None = None  # of the proxies, where they were rendered
 
 
 @dataclass(frozen=True)
@@ -16,6 +26,7 @@ class Objective:
 
     total: Tensor
     terms: dict[str, Tensor]
+    estimate: Estimate | None = None
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Objective:

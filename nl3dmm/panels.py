@@ -1,16 +1,26 @@
-"""Pictures of what a model does, one face per column."""
+"""Pictures of what a model does: training panels, one face per column, and what figures are made of."""
+
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
+from nl3dmm.geometry.camera import project, rotation_from_euler, weak_perspective, zoom
+from nl3dmm.geometry.lighting import directional_light, light_albedo, white_light
 from nl3dmm.losses.pixels import pixel_distance
 from nl3dmm.model import Face, FaceModel, Geometry
-from nl3dmm.render.scene import composite, render_geometry
-from nl3dmm.types import FaceBatch
+from nl3dmm.render.scene import Rendering, composite, render_geometry, render_textures
+from nl3dmm.sheets import on_white
+from nl3dmm.types import Camera, FaceBatch
 
 _GAP = 2  # px between pictures
 _ERROR_SCALE = 0.4  # colour distance shown at the end of the error scale
+_SUPER_SAMPLING = 2
+_FILL = 0.94  # of a picture that shows a shape alone
+_GREY = 0.75
+_GLIMPSE = 16  # px of a picture whose shading alone is wanted
 
 
 def stack_rows(rows: list[Float[Tensor, "columns 3 _ _"]]) -> Float[Tensor, "3 height width"]:
@@ -59,3 +69,58 @@ def model_panel(
     for vertices in (geometry.vertices_proxy, geometry.vertices_final):
         rows.append(render_geometry(vertices, face.camera, model.surface, size))
     return stack_rows(rows)
+
+
+@torch.no_grad()
+def drawn_over(
+    model: FaceModel,
+    face: Face,
+    vertices: Float[Tensor, "batch vertices 3"],
+    albedos: Float[Tensor, "batch textures 3 uv_height uv_width"],
+    image: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch textures 3 height width"]:
+    """Meshes with several albedos on the images, with smooth edges."""
+    height, width = (side * _SUPER_SAMPLING for side in image.shape[-2:])
+    drawn = model.render(replace(face, camera=zoom(face.camera, _SUPER_SAMPLING)), vertices, albedos, (height, width))
+    colour = F.avg_pool2d(drawn.images.clamp(0, 1).flatten(1, 2), _SUPER_SAMPLING).unflatten(1, (-1, 3))
+    covered = F.avg_pool2d(drawn.mask[:, None].to(image.dtype), _SUPER_SAMPLING)
+    return colour + (image * (1 - covered))[:, None]
+
+
+@torch.no_grad()
+def clay(
+    model: FaceModel, vertices: Float[Tensor, "batch vertices 3"], yaw: Float[Tensor, " batch"], side: int
+) -> Float[Tensor, "batch 3 {side} {side}"]:
+    """Grey pictures on white of shapes turned by ``yaw`` degrees, in the frame of the mean face."""
+    drawn = _sculpture(model, vertices, yaw, side * _SUPER_SAMPLING)
+    picture = on_white(drawn.images[:, 0], drawn.mask[:, None].to(vertices.dtype))
+    return F.avg_pool2d(picture, _SUPER_SAMPLING)
+
+
+@torch.no_grad()
+def clay_map(
+    model: FaceModel, vertices: Float[Tensor, "batch vertices 3"]
+) -> Float[Tensor, "batch 3 uv_height uv_width"]:
+    """The shading of ``clay`` from the front, in UV space."""
+    shading = _sculpture(model, vertices, vertices.new_zeros(len(vertices)), _GLIMPSE).shading
+    return light_albedo(torch.tensor(_GREY), model.surface.to_uv_map(shading), "srgb").clamp(0, 1)
+
+
+def _sculpture(model: FaceModel, vertices: Tensor, yaw: Tensor, size: int) -> Rendering:
+    """Of even grey, lit from the viewer's upper left."""
+    towards = F.normalize(vertices.new_tensor([-0.6, 0.7, 0.8]), dim=-1)
+    light = white_light(1, 0.22).to(vertices) + directional_light(towards, vertices.new_full((3,), 0.75))
+    grey = vertices.new_full((1, 1, 3, *model.surface.uv_size), _GREY)
+    lights = light.expand(len(vertices), -1, -1)
+    return render_textures(vertices, grey, _view(model, yaw, size), lights, model.surface, (size, size), "srgb")
+
+
+def _view(model: FaceModel, yaw: Float[Tensor, " batch"], side: int) -> Camera:
+    """Cameras that show the mean face, upright and turned (degrees), in the middle of square pictures."""
+    points = model.template.vertices[model.template.triangles.unique()].expand(len(yaw), -1, -1)
+    zero = torch.zeros_like(yaw)
+    rotation = rotation_from_euler(zero, torch.deg2rad(yaw), zero)
+    scale = _FILL * side / (points[0].amax(0) - points[0].amin(0))[:2].max().expand(len(yaw))
+    origin = scale.new_zeros(len(yaw), 2)
+    pixels, _ = project(weak_perspective(rotation, origin, scale, origin), points)
+    return weak_perspective(rotation, origin, scale, side / 2 - (pixels.amin(1) + pixels.amax(1)) / 2)

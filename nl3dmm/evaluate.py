@@ -34,6 +34,7 @@ def _measure_parser(name: str) -> Parser:
     parser.add_argument("--steps", type=int, default=steps, help=f"latent steps (default: {steps})")
     if name != "disentangle":
         text = "'world': unseen synthetic faces (default); or a folder with truth.npz, for models of the ICT template"
+        text += "; or one of AFLW2000-3D (photos and .mat)"
         text += "; or one with a scan (.obj) and its 68 landmarks (.npy)" if name == "shape" else ""
         parser.add_argument("--data", default="world", help=text)
     return parser
@@ -100,7 +101,7 @@ def _measure(name: str, arguments: Sequence[str]) -> int:
             results = (texture if name == "texture" else shape)(trained, protocol, options.data, progress)
     stated = results["protocol"]
     console.print(f"\n{name}: {stated['faces']} unseen face(s) of {stated['data']}, {options.steps} latent steps")
-    text = ratios_table(results) if name == "disentangle" else errors_table(results["errors"])
+    text = ratios_table(results) if name == "disentangle" else errors_table(results)
     console.print(text, highlight=False, soft_wrap=True)
     target = trained.path.with_suffix(f".{name}.{stated['data']}.json")
     _store(results, target)

@@ -13,6 +13,7 @@ from nl3dmm.config import check_range
 from nl3dmm.errors import ShapeError
 from nl3dmm.fitting import FitConfig, optimise_faces
 from nl3dmm.geometry.camera import project
+from nl3dmm.geometry.similarity import similarity_aligned
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
 from nl3dmm.model import Face, FaceModel
 from nl3dmm.render.scene import render_textures
@@ -39,20 +40,6 @@ class Protocol:
         check_range("faces", self.faces, 1, 1_000_000)
         check_range("latent steps", self.latent_steps, 0, 100_000)
         check_range("batch_size", self.batch_size, 1, 1e6)
-
-
-def similarity_aligned(
-    points: Float[Tensor, "batch points 3"], target: Float[Tensor, "batch points 3"]
-) -> Float[Tensor, "batch points 3"]:
-    """``points`` moved onto ``target`` by the best rotation, translation and scale (Umeyama 1991)."""
-    centre, target_centre = points.mean(1, keepdim=True), target.mean(1, keepdim=True)
-    source, goal = points - centre, target - target_centre
-    u, s, vt = torch.linalg.svd(goal.transpose(1, 2) @ source)
-    sign = torch.det(u @ vt).sign()
-    flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
-    rotation = u @ torch.diag_embed(flip) @ vt
-    scale = (s * flip).sum(-1) / (source**2).sum((1, 2))
-    return scale[:, None, None] * source @ rotation.transpose(1, 2) + target_centre
 
 
 def landmark_nme(

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.data.scans import Scan, read_scan
-from nl3dmm.evaluation import OUTER_EYES, Protocol, similarity_aligned
+from nl3dmm.evaluation import OUTER_EYES, Protocol
+from nl3dmm.geometry.similarity import similarity
+from nl3dmm.latent_search import RATES, decode_vertices, ends, minimise
 from nl3dmm.model import FaceModel
-from nl3dmm.representation import RATES, decode_vertices, ends, minimise
 
 _ROUNDS = 5  # alignment and nearest points are found anew at the start of each
 _FARTHEST_MM = 10.0  # beyond it a scan has a hole or ends
@@ -83,11 +84,9 @@ def scan_shape(
 
 def place(scan: Scan, landmarks: Float[Tensor, "1 68 3"]) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "68 3"]]:
     """The scan's points and landmarks after the similarity that lays the latter on a mesh's."""
-    marks = scan.landmarks.to(landmarks)
-    centre, unit = marks.mean(0), marks.std()  # for the accuracy of the least squares
-    moved = similarity_aligned(marks[None], landmarks)[0]
-    matrix = torch.linalg.lstsq(_affine((marks - centre) / unit), moved).solution
-    return _affine((scan.points.to(landmarks) - centre) / unit) @ matrix, moved
+    points, marks = scan.points.to(landmarks), scan.landmarks.to(landmarks)
+    best = similarity(marks[None], landmarks)
+    return best.apply(points[None])[0], best.apply(marks[None])[0]
 
 
 def face_vertices(model: FaceModel) -> Int[Tensor, " vertices"]:
@@ -95,10 +94,6 @@ def face_vertices(model: FaceModel) -> Int[Tensor, " vertices"]:
     inside = model.surface.to_vertices(model.template.regions["face"][None, None])[0, :, 0] > 0.5
     used = torch.zeros_like(inside).index_fill(0, model.template.triangles.unique(), True)
     return (inside & used).nonzero()[:, 0]
-
-
-def _affine(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 4"]:
-    return torch.cat([points, torch.ones_like(points[:, :1])], 1)
 
 
 def _nearest(

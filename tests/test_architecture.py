@@ -16,7 +16,7 @@ PACKAGE = ROOT / "nl3dmm"
 # The longest matching name decides: data.crop, data.images and data.landmark_files only read photos and are low.
 LAYERS = (
     ("errors", "types"),
-    ("outputs", "config", "cli"),
+    ("outputs", "config", "cli", "sheets"),
     ("geometry",),
     ("render",),
     ("assets",),
@@ -29,10 +29,12 @@ LAYERS = (
     ("checkpoint",),
     ("training", "fitting", "panels", "detail_metrics"),
     ("evaluation", "reconstruction"),
+    ("latent_search",),
+    ("unseen_faces",),
     ("representation",),
     ("disentangle", "scan_fit"),
-    ("run",),
-    ("train", "fit", "evaluate", "doctor"),
+    ("run", "figures", "figure_faces"),
+    ("train", "fit", "evaluate", "figure", "doctor"),
 )
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 40, 8
 GIVEN_SIGNATURES = {"texture": 9}  # nvdiffrast's eight parameters, and a mask

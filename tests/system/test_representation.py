@@ -9,6 +9,7 @@ import sys
 import numpy
 import pytest
 import torch
+from aflw2000_files import write_face
 
 from nl3dmm.disentangle import (
     SIDE_YAW,
@@ -23,6 +24,7 @@ from nl3dmm.errors import ConfigError
 from nl3dmm.evaluate import main
 from nl3dmm.evaluation import Protocol, face_errors
 from nl3dmm.evaluation import test_world as unseen_world
+from nl3dmm.geometry.camera import project
 from nl3dmm.representation import open_faces, shape, texture
 
 SMALL = Protocol(faces=4, latent_steps=6, batch_size=4, camera="mixed")
@@ -87,7 +89,7 @@ def test_help_explains_without_torch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "data: got nowhere; expected 'world' or a folder with truth.npz"),
+        (["--data", "nowhere"], "data: got nowhere; expected 'world', a folder with truth.npz, or one of AFLW2000-3D"),
         (["--faces", "0"], "faces: got 0"),
         (["--steps", "-1"], "latent steps: got -1"),
         (["--camera", "mixed"], "unrecognized arguments: --camera"),
@@ -134,7 +136,7 @@ def test_progress_reaches_the_end(trained):
 def test_world_faces_are_the_unseen_ones(trained, world):
     faces = open_faces(trained, SMALL)
     assert (faces.name, faces.count) == ("world", 4)
-    assert faces.source.sample(torch.arange(1)).image.equal(world.sample(torch.arange(1)).image)
+    assert faces.sample(torch.arange(1)).image.equal(world.sample(torch.arange(1)).image)
 
 
 def test_a_model_that_sees_nothing_moves_nothing(trained, world, monkeypatch):
@@ -220,3 +222,64 @@ def test_shape_of_a_scan(folder, trained, tmp_path, capsys):
     assert list(result["errors"]) == ["mean_face", "proxy", "final"]
     assert result["errors"]["mean_face"]["distance_mm"] < 0.05
     assert "nearest scan point" in result["alignment"]
+
+
+@pytest.fixture(scope="module")
+def annotated(trained, tmp_path_factory):
+    """Three drawn photos of the mean face in the layout of AFLW2000-3D, one per yaw bin."""
+    folder = tmp_path_factory.mktemp("photos") / "aflw"
+    folder.mkdir()
+    marks = trained.template.landmarks(trained.template.vertices[None])[0].cpu().numpy()
+    for number, yaw in enumerate((10.0, -40.0, 70.0)):
+        write_face(folder, f"image{number}", marks, (5.0, yaw, 3.0))
+    return folder
+
+
+def test_annotated_photos_get_their_own_camera_and_mesh(trained, annotated):
+    """The points are the mean face's: a model that can reach it is laid on them, with the annotated pose."""
+    faces = open_faces(trained, SMALL, annotated)
+    assert (faces.name, faces.count) == ("aflw", 3)
+    assert {name: members.tolist() for name, members in faces.groups().items()} == {
+        "yaw 0-30": [0],
+        "yaw 30-60": [1],
+        "yaw 60-90": [2],
+    }
+    given, batch = faces.photos.sample(torch.arange(3)), faces.sample(torch.arange(3))
+    landmarks, _ = project(batch.camera, trained.template.landmarks(batch.vertices))
+    assert (landmarks - batch.landmarks).norm(dim=-1).mean() < 1
+    torch.testing.assert_close(batch.camera.rotation, given.camera.rotation, atol=0.05, rtol=0)
+    assert batch.mask.equal(given.mask)
+    assert batch.albedo is None
+
+
+def test_texture_of_annotated_photos(folder, annotated, capsys):
+    assert main(["texture", str(folder), "--data", str(annotated), "--steps", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "texture: 3 unseen face(s) of aflw, 20 latent steps" in printed
+    assert "yaw 30-60: 1 face(s)" in printed
+    result = json.loads((folder / "checkpoints" / "last.texture.aflw.json").read_text())
+    assert result["truth"].startswith("pseudo: 68 points of a Basel-model fit")
+    assert list(result["errors"]) == ["encoder", "proxy", "final"]
+    for errors in result["errors"].values():
+        assert list(errors) == ["l21", "landmark_nme", "landmark_nme_inner"]
+    assert result["errors"]["final"]["l21"] < result["errors"]["encoder"]["l21"]
+    side = result["groups"]["yaw 60-90"]
+    assert side["faces"] == 1
+    assert side["errors"]["final"]["l21"] == pytest.approx(result["per_face"]["final"]["l21"][2])
+
+
+def test_shape_of_annotated_photos(folder, annotated):
+    assert main(["shape", str(folder), "--data", str(annotated), "--steps", "5", "--faces", "2"]) == 0
+    result = json.loads((folder / "checkpoints" / "last.shape.aflw.json").read_text())
+    assert list(result["groups"]) == ["yaw 0-30", "yaw 30-60"]
+    assert list(result["errors"]) == ["mean_face", "proxy", "final"]
+    assert list(result["errors"]["final"]) == ["landmark_nme_3d", "landmark_nme_3d_inner"]
+    assert result["errors"]["mean_face"]["landmark_nme_3d"] < 1e-3
+
+
+def test_damaged_annotations_end_the_command(run, annotated, tmp_path, error):
+    broken = shutil.copytree(annotated, tmp_path / "broken")
+    (broken / "image1.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    assert "image1.mat: got a file that cannot be read" in error(
+        main(["shape", str(run.folder), "--data", str(broken)])
+    )

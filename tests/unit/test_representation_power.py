@@ -11,20 +11,19 @@ from nl3dmm.data.images import write_png
 from nl3dmm.data.truth import TruthFaces
 from nl3dmm.detail_metrics import detail_region, detail_scores, detail_sigma, high_pass
 from nl3dmm.errors import AssetError, ShapeError
-from nl3dmm.evaluation import similarity_aligned
 from nl3dmm.geometry.camera import project, rotation_from_euler
+from nl3dmm.geometry.similarity import similarity_aligned
+from nl3dmm.latent_search import LandmarkTarget, MeshTarget, ends, fit_shape, minimise
 from nl3dmm.losses.pixels import l21
 from nl3dmm.model import FaceModel
 from nl3dmm.render.scene import render_textures
 from nl3dmm.representation import (
     TextureFit,
     draw_truth,
-    ends,
-    fit_shape,
+    errors_table,
     fit_texture,
     known,
-    minimise,
-    shape_errors,
+    placement_errors,
     texture_errors,
 )
 from nl3dmm.types import Latents
@@ -170,24 +169,85 @@ def test_shape_fit_finds_a_mesh_of_the_model_wherever_it_stands(model, end):
     with torch.no_grad():
         target = getattr(model.decode(Latents(latent, latent)), f"vertices_{end}")
     turn = rotation_from_euler(*(0.3 * torch.randn(3, 2)))
-    moved = 1.3 * target @ turn.transpose(1, 2) + 20
+    moved = MeshTarget(model.template, 1.3 * target @ turn.transpose(1, 2) + 20)
     start, fit = (fit_shape(model, moved, steps, end) for steps in (0, 120))
-    errors = [shape_errors(model, vertices, moved) for vertices in (start, fit)]
+    errors = [moved.errors(vertices) for vertices in (start, fit)]
     assert (errors[1]["nme"] < 0.35 * errors[0]["nme"]).all()
     assert (errors[1]["normal_cosine"] > errors[0]["normal_cosine"]).all()
-    in_place = shape_errors(model, fit_shape(model, target, 120, end, align=False), target, align=False)
-    assert (in_place["nme"] < 0.35 * errors[0]["nme"]).all()
+    still = MeshTarget(model.template, target, align=False)
+    assert (still.errors(fit_shape(model, still, 120, end))["nme"] < 0.35 * errors[0]["nme"]).all()
 
 
 def test_nme_of_a_known_offset(model):
     """3 mm everywhere without alignment; the outer corners of the eyes are the measure."""
     target = model.template.vertices[None] * 1.0
-    errors = shape_errors(model, target + torch.tensor([0.0, 0, 3.0]), target, align=False)
+    errors = MeshTarget(model.template, target, align=False).errors(target + torch.tensor([0.0, 0, 3.0]))
     eyes = model.template.landmarks(target)[0, [36, 45]]
     torch.testing.assert_close(errors["distance_mm"], torch.tensor([3.0]), rtol=1e-4, atol=0)
     torch.testing.assert_close(errors["nme"], 3 / (eyes[0] - eyes[1]).norm()[None], rtol=1e-4, atol=0)
-    assert shape_errors(model, target + 3.0, target)["nme"] < 1e-4
+    assert MeshTarget(model.template, target).errors(target + 3.0)["nme"] < 1e-4
     torch.testing.assert_close(errors["normal_cosine"], torch.ones(1))
+
+
+def landmarks_of(model, latent, unit=1.7):
+    """68 points in another unit and pose, and the mesh they are of."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        vertices = model.decode(Latents(latent, latent)).vertices_final
+    turn = rotation_from_euler(*(0.5 * torch.randn(3, len(latent))))
+    points = unit * model.template.landmarks(vertices) @ turn.mT + 30
+    return LandmarkTarget(model.template, points), vertices
+
+
+def test_shape_fit_to_landmarks_finds_them_wherever_they_are(model):
+    target, vertices = landmarks_of(model, 0.7 * torch.randn(2, 8))
+    start, fit = (target.errors(fit_shape(model, target, steps)) for steps in (0, 120))
+    for name in ("landmark_nme_3d", "landmark_nme_3d_inner"):
+        assert (fit[name] < 0.4 * start[name]).all()
+        assert (target.errors(vertices)[name] < 1e-4).all()
+    torch.testing.assert_close(target.similarity(vertices).scale, torch.full((2,), 1.7))
+
+
+def test_the_contour_does_not_move_the_pose(model):
+    """Contour points 12 units off in an image of 1.7 units per mm: 17 of 68, and none of the 51."""
+    target, vertices = landmarks_of(model, torch.zeros(1, 8))
+    off = target.points.clone()
+    off[:, :17, 1] -= 12
+    errors = LandmarkTarget(model.template, off).errors(vertices)
+    span = (target.points[0, 36] - target.points[0, 45]).norm()
+    torch.testing.assert_close(errors["landmark_nme_3d"][0], 12 * 17 / 68 / span, rtol=1e-3, atol=0)
+    assert errors["landmark_nme_3d_inner"] < 1e-4
+    assert LandmarkTarget(model.template, off).losses(vertices) == pytest.approx(12 * 17 / 68 / 1.7, rel=1e-3)
+
+
+def test_the_prior_holds_latents_back(model):
+    target, _ = landmarks_of(model, 2 * torch.randn(1, 8))
+    start = fit_shape(model, target, 0)
+    free, held = (fit_shape(model, LandmarkTarget(model.template, target.points, prior), 40) for prior in (0.0, 30.0))
+    assert (held - start).norm() < 0.5 * (free - start).norm()
+
+
+def test_without_true_albedo_the_placement_is_reported(model, batch):
+    face = model.encode(batch.image).detach()
+    unknown = replace(batch, albedo=None, sh_coefficients=None)
+    errors = texture_errors(model, unknown, fit_texture(model, unknown, face, 0), None)
+    assert list(errors) == ["l21", "landmark_nme", "landmark_nme_inner"]
+    assert errors["landmark_nme"].max() < 1e-4
+    shifted = replace(batch.camera, principal_point=batch.camera.principal_point + torch.tensor([3.0, 4.0]))
+    errors = placement_errors(model, replace(unknown, camera=shifted))
+    box = (batch.landmarks.amax(1) - batch.landmarks.amin(1)).prod(1).sqrt()
+    torch.testing.assert_close(errors["landmark_nme"], 5 / box, rtol=1e-4, atol=0)
+    torch.testing.assert_close(errors["landmark_nme_inner"], 5 / box, rtol=1e-4, atol=0)
+
+
+def test_table_of_groups():
+    errors = {"encoder": {"l21": 0.2, "landmark_nme_3d_inner": 0.03}, "final": {"l21": 0.1, "landmark_nme_3d_inner": 0}}
+    lines = errors_table({"errors": errors, "groups": {"yaw 0-30": {"faces": 2, "errors": errors}}}).splitlines()
+    assert lines[0].split() == ["l21", "landmark_nme_3d_inner"]
+    assert lines[1].split() == ["encoder", "0.2000", "0.0300"]
+    assert lines[3] == "yaw 0-30: 2 face(s)"
+    assert lines[1:3] == lines[4:]
+    assert len({len(line) for line in lines if not line.startswith("yaw")}) == 1
 
 
 def test_one_end_is_fitted_once(model):
@@ -294,5 +354,5 @@ def test_alignment_is_that_of_the_evaluation(model):
     used = model.template.triangles.unique()
     aligned = similarity_aligned(model.template.vertices[None, used], target[:, used])
     expected = (aligned - target[:, used]).norm(dim=-1).mean(1)
-    got = shape_errors(model, model.template.vertices[None], target)["distance_mm"]
+    got = MeshTarget(model.template, target).errors(model.template.vertices[None])["distance_mm"]
     torch.testing.assert_close(got, expected)

@@ -11,6 +11,7 @@ from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.checkpoint_io import load_checkpoint
 from nl3dmm.config import config_from_dict, config_to_dict
 from nl3dmm.errors import AssetError, CheckpointError, ConfigError
+from nl3dmm.model import FaceModel
 from nl3dmm.settings import RunConfig
 from nl3dmm.systems.highfidelity import HighFidelity
 
@@ -60,7 +61,7 @@ def read_card(state: dict[str, Any], path: Path) -> dict[str, Any]:
     return card
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, argument: str = "model") -> Path:
     """A checkpoint file, or the last one of a run folder."""
     path = Path(path)
     candidates = [path] if path.is_file() else [path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
@@ -68,7 +69,7 @@ def find_checkpoint(path: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise CheckpointError(
-        f"model: got {path}, where no checkpoint is; expected a .ckpt file or a run folder. "
+        f"{argument}: got {path}, where no checkpoint is; expected a .ckpt file or a run folder. "
         "Train one with: python -m nl3dmm.train"
     )
 
@@ -104,6 +105,22 @@ def load_system(path: str | Path, template: FaceTemplate | None = None, device: 
             f"{file}: got non-finite weights in {broken[:3]}; expected finite ones. Use an older one."
         )
     return TrainedSystem(system.eval().to(device), config, template.to(device), int(state["global_step"]), file)
+
+
+def load_encoder(path: str | Path, model: FaceModel) -> None:
+    """Give a new model the encoder of a trained system; decoders stay as they are.
+
+    Raises:
+        CheckpointError: there is none, or it is of another size.
+    """
+    encoder = load_system(find_checkpoint(path, "encoder_from")).system.model.encoder
+    try:
+        model.encoder.load_state_dict(encoder.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"encoder_from: got {path}, whose encoder has another size ({error}); expected one of the same image_size, "
+            "latents, camera and encoder config. Choose another run, or its config."
+        ) from error
 
 
 def _run_template(file: Path, config: RunConfig) -> FaceTemplate:

@@ -2,7 +2,9 @@
 
 import argparse
 import functools
+import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, ParamSpec
@@ -10,6 +12,7 @@ from typing import NoReturn, ParamSpec
 from nl3dmm.errors import Nl3dmmError
 
 P = ParamSpec("P")
+STOP_WITH_STDIN = "NL3DMM_STOP_WITH_STDIN"  # set for commands that another one starts with a pipe as stdin
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +33,8 @@ def report_errors(command: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        if os.environ.pop(STOP_WITH_STDIN, None):
+            threading.Thread(target=_stop_with_stdin, daemon=True).start()
         formatter = warnings.formatwarning
         warnings.formatwarning = _one_line
         try:
@@ -44,6 +49,16 @@ def report_errors(command: Callable[P, int]) -> Callable[P, int]:
             warnings.formatwarning = formatter
 
     return guarded
+
+
+def _stop_with_stdin() -> None:
+    """End this process at once when its stdin ends: then the one that holds the pipe is gone, however it died.
+
+    No signal says so everywhere, and what an orphan writes would meet what the next attempt writes.
+    """
+    while os.read(0, 4096):
+        pass
+    os._exit(130)
 
 
 def _one_line(

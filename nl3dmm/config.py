@@ -1,6 +1,7 @@
 """YAML and ``key=value`` overrides -> frozen dataclass, strictly. OmegaConf never leaves this file."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,28 @@ from typing import Any, TypeVar
 from nl3dmm.errors import ConfigError
 
 C = TypeVar("C")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def load_config(schema: type[C], files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> C:
+def load_config(
+    schema: type[C],
+    files: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+    default: str | Path | None = None,
+) -> C:
     """Merge YAML files, then ``key.sub=value`` overrides, into the defaults of a dataclass.
 
-    A file may name another one that it changes: ``base: other.yaml``, relative to its own folder.
+    A file may name another one that it changes: ``base: other.yaml``, relative to its own folder. So may an override:
+    ``base=FILE``, relative to the working folder, comes before all files.
+
+    Args:
+        default: the file that is read where neither ``files`` nor an override names one.
 
     Raises:
         ConfigError: unknown key (with a suggestion), wrong type, value out of range, unreadable file.
     """
+    base, overrides = _split_base(overrides)
+    files = [*base, *files] or ([default] if default else [])
     sources = [source for file in files for source in _read_with_bases(Path(file))]
     sources += [(override.partition("=")[0], _read_override(override)) for override in overrides]
     return _merge(schema, sources)
@@ -47,6 +60,31 @@ def config_to_yaml(config: Any) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Plain numbers, strings, lists and dicts of a YAML file that is no config; ``${...}`` stays text.
+
+    Raises:
+        ConfigError: unreadable file.
+    """
+    from omegaconf import OmegaConf
+
+    loaded = _load_yaml(Path(path))
+    return OmegaConf.to_container(loaded, resolve=False) if OmegaConf.is_config(loaded) else loaded
+
+
+def fill_placeholders(name: str, text: str, values: Mapping[str, Any]) -> str:
+    """``{key}`` in a value of a config becomes what ``values`` says.
+
+    Raises:
+        ConfigError: another key, or a brace that belongs to none.
+    """
+    filled = _PLACEHOLDER.sub(lambda match: str(values.get(match[1], match[0])), text)
+    if "{" in filled or "}" in filled:
+        known = ", ".join(values) or "nothing"
+        raise ConfigError(f"{name}: got {text!r}; expected braces around {known} only. Change it.")
+    return filled
 
 
 def check_range(name: str, value: float | int, low: float | int, high: float | int) -> None:
@@ -99,6 +137,13 @@ def _read_override(override: str) -> Any:
         raise ConfigError(f"{key}: got {value!r}, not valid YAML ({_one_line(error)}). Quote the value.") from error
 
 
+def _split_base(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The file of ``base=FILE``, if any, and the other overrides; the last one counts, as for every key."""
+    named = [text.removeprefix("base=") for text in overrides if text.startswith("base=")][-1:]
+    others = [text for text in overrides if not text.startswith("base=")]
+    return [file for file in named if file not in ("None", "null")], others
+
+
 def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Any]]:
     """The values of a file after those of its base, with their sources."""
     source, values = f"config file {path}", _read_yaml(path)
@@ -111,17 +156,21 @@ def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str
 
 
 def _read_yaml(path: Path) -> Any:
+    loaded = _load_yaml(path)
+    if "${" in path.read_text():
+        raise ConfigError(f"config file {path}: got an interpolation ${{...}}; expected plain values. Write the value.")
+    return loaded
+
+
+def _load_yaml(path: Path) -> Any:
     from omegaconf import OmegaConf
 
     if not path.is_file():
         raise ConfigError(f"config file: got {path}, which does not exist; expected a YAML file. Check the path.")
     try:
-        loaded = OmegaConf.load(path)
+        return OmegaConf.load(path)
     except Exception as error:
         raise ConfigError(f"config file {path}: not valid YAML ({_one_line(error)}). Fix the file.") from error
-    if "${" in path.read_text():
-        raise ConfigError(f"config file {path}: got an interpolation ${{...}}; expected plain values. Write the value.")
-    return loaded
 
 
 def _one_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ from rich.progress import Progress
 
 from nl3dmm.assets.load import load_template
 from nl3dmm.assets.storage import save_template
-from nl3dmm.checkpoint import TEMPLATE_FILE, TrainedSystem, find_checkpoint, load_system
+from nl3dmm.averaging import averaged_weights
+from nl3dmm.checkpoint import TEMPLATE_FILE, TrainedSystem, find_checkpoint, load_encoder, load_system
 from nl3dmm.config import config_to_yaml
 from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.images import write_png
@@ -23,6 +24,7 @@ from nl3dmm.data.labels import CoarseLabels
 from nl3dmm.data.module import BankDataModule
 from nl3dmm.errors import CheckpointError, ConfigError
 from nl3dmm.evaluation import Protocol, evaluate, sample_faces, table
+from nl3dmm.health import HealthMonitor
 from nl3dmm.linear_basis import fit_linear_model
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import model_panel
@@ -54,6 +56,8 @@ def run_training(config: RunConfig) -> Path:
     model = config.model
     seed_everything(config.seed, workers=True, verbose=False)
     module = TrainingModule(config, template)  # before the faces are drawn: its config errors cost no waiting
+    if resume_from is None and config.encoder_from is not None:
+        load_encoder(config.encoder_from, module.system.model)
     world = SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
     bank = _open_bank(world, config, console)
     labels = CoarseLabels(config.labels, bank)
@@ -62,7 +66,7 @@ def run_training(config: RunConfig) -> Path:
     training = config.training
     data = BankDataModule(bank, config.seed, training.batch_size, training.steps, config.data.workers, labels)
     panels = _Panels(world, output, config.training.panel_every)
-    trainer = build_trainer(config, [panels], first_step)
+    trainer = build_trainer(config, [HealthMonitor(config, template.uv_mask), panels], first_step)
     started = time.perf_counter()
     _fit(trainer, module, data, resume_from)
     if trainer.global_step > first_step:  # the callback saves every n-th step only; the last is what the run was for
@@ -153,7 +157,8 @@ class _Panels(Callback):
             self._batch = sample_faces(other, self.faces)
         batch = self._batch.to(module.device)
         model.eval()
-        picture = model_panel(model, batch, model.encode(batch.image)).cpu()
+        with averaged_weights(trainer, module):
+            picture = model_panel(model, batch, model.encode(batch.image)).cpu()
         model.train()
         folder = prepare_output_folder(self.output / "panels")
         write_png(picture, folder / f"step-{trainer.global_step:06d}.png")

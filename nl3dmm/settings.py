@@ -35,6 +35,7 @@ class TrainingConfig:
     linear_fraction: float = 0.2  # of the images: the encoder with linear decoders, on labels alone
     pretrain_fraction: float = 0.2  # of the images: the nonlinear decoders, on labels alone; the rest is fine-tuning
     learning_rate: float = 1e-3
+    encoder_rate: float = 1.0  # the encoder's share of the learning rate; below 1 where it has been trained before
     beta1: float = 0.5
     beta2: float = 0.999
     warmup_steps: int = 50
@@ -55,6 +56,7 @@ class TrainingConfig:
         check_range("training.linear_fraction", self.linear_fraction, 0, 1)
         check_range("training.pretrain_fraction", self.pretrain_fraction, 0, 1 - self.linear_fraction)
         check_range("training.learning_rate", self.learning_rate, 0, 10)
+        check_range("training.encoder_rate", self.encoder_rate, 0, 100)
         check_range("training.beta1", self.beta1, 0, 0.9999)
         check_range("training.beta2", self.beta2, 0, 0.999999)
         check_range("training.warmup_steps", self.warmup_steps, 0, 1e9)
@@ -107,6 +109,7 @@ class RunConfig:
     output: str = "runs/default"
     seed: int = 0
     resume: bool = True  # go on from the output folder's last checkpoint when there is one
+    encoder_from: str | None = None  # checkpoint or run folder whose encoder this run starts with
     template: str = "embedded"  # embedded | ict | a template file
     template_path: str | None = None  # the file that an imported template comes from
     uv_size: tuple[int, int] = (192, 224)  # rows, columns

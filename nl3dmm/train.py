@@ -6,13 +6,12 @@ from pathlib import Path
 
 from nl3dmm.cli import Parser, report_errors
 
-DEFAULT_CONFIG = "quickstart.yaml"
-
 
 def _parser() -> Parser:
     parser = Parser("python -m nl3dmm.train", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, such as training.images=2000")
-    parser.add_argument("-c", "--config", type=Path, help=f"YAML file of values (default: configs/{DEFAULT_CONFIG})")
+    text = "config values, such as training.images=2000; base=FILE: a config file that all others change; {seed} in "
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"{text}output: the seed")
+    parser.add_argument("-c", "--config", type=Path, help="YAML file of values (default: configs/quickstart.yaml)")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     return parser
 
@@ -20,12 +19,10 @@ def _parser() -> Parser:
 @report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse(arguments)
-    from nl3dmm.assets.locations import asset_folder
-    from nl3dmm.config import config_to_yaml, load_config
-    from nl3dmm.settings import RunConfig
+    from nl3dmm.config import config_to_yaml
+    from nl3dmm.run_config import run_config
 
-    file = options.config or asset_folder("configs") / DEFAULT_CONFIG
-    config = load_config(RunConfig, [file], options.overrides)
+    config = run_config(options.overrides, options.config)
     if options.print_config:
         print(config_to_yaml(config), end="")
         return 0

@@ -1,7 +1,9 @@
-"""Lightning glue: one optimiser, two stages, finite guards. No maths."""
+"""Lightning glue: optimisers, stages, finite guards. No maths."""
 
 import csv
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,17 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from torch import Tensor
 
 from nl3dmm.assets.template import FaceTemplate
+from nl3dmm.averaging import WeightAverage
 from nl3dmm.checkpoint import check_template, describe, read_card
 from nl3dmm.checkpoint_io import VerifiedCheckpointIO
 from nl3dmm.errors import Nl3dmmError
+from nl3dmm.losses.objective import Objective
 from nl3dmm.render import default_device
 from nl3dmm.settings import LoggingConfig, RunConfig, TrainingConfig
 from nl3dmm.systems.highfidelity import HighFidelity
 from nl3dmm.types import FaceBatch
+
+_ENCODER_STATE = "encoder_optimizer_state"
 
 
 class TrainingModule(LightningModule):
@@ -32,34 +38,76 @@ class TrainingModule(LightningModule):
         self.system.model.network_dtype = network_dtype(config.training)
         if config.loss.pretrain.perceptual > 0 or config.loss.finetune.perceptual > 0:
             self.system.feature_network()  # now, so that a missing file is not found out hours later
+        self.encoder_optimizer: torch.optim.Adam | None = None  # made with the other one
+        self._encoder_state: dict[str, Any] | None = None
 
-    def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
-        stage, loss = self.config.training.stage(self.global_step), self.config.loss
-        if stage == "linear":
-            objective = self.system.linear_objective(batch, loss.pretrain)
-        else:
-            progress = self.config.training.finetune_progress(self.global_step)
-            weights = loss.pretrain if stage == "pretrain" else loss.finetune_at(progress)
-            objective = self.system.objective(batch, weights, self.global_step)
-        if not torch.isfinite(objective.total):
-            terms = {name: float(term) for name, term in objective.terms.items() if not torch.isfinite(term)}
-            raise Nl3dmmError(
-                f"loss at step {self.global_step}: got {terms or 'a non-finite total'} for samples "
-                f"{batch.index.tolist()}; expected finite terms. Lower training.learning_rate or check these samples."
-            )
+    def training_step(self, batch: FaceBatch, batch_idx: int) -> dict[str, Any]:
+        """One optimiser step, which Lightning counts; before it the encoder's own, if asked for, which it does not."""
+        encoder_optimizer = self.encoder_optimizer if self._stage() != "linear" else None
+        if encoder_optimizer is not None:
+            self._step_encoder(batch, encoder_optimizer)
+        objective = self._objective(batch, with_landmarks=encoder_optimizer is None)
         self.log("loss", objective.total, prog_bar=True)
         self.log_dict({f"terms/{name}": term for name, term in objective.terms.items()})
         for name in ("photo_proxy_final", "landmark"):
             if name in objective.terms:
                 self.log(name.removesuffix("_proxy_final"), objective.terms[name], prog_bar=True, logger=False)
-        return objective.total
+        return {"loss": objective.total, "estimate": objective.estimate}
+
+    def _stage(self) -> str:
+        return self.config.training.stage(self.global_step)
+
+    def _objective(self, batch: FaceBatch, with_landmarks: bool = True) -> Objective:
+        """Weighted loss of this step's stage; an error if it is not finite."""
+        training, loss, step = self.config.training, self.config.loss, self.global_step
+        fine = self._stage() == "finetune"
+        weights = loss.finetune_at(training.finetune_progress(step)) if fine else loss.pretrain
+        if not with_landmarks:
+            weights = replace(weights, landmark=0.0)
+        if self._stage() == "linear":
+            objective = self.system.linear_objective(batch, weights)
+        else:
+            objective = self.system.objective(batch, weights, step)
+        if not torch.isfinite(objective.total):
+            terms = {name: float(term) for name, term in objective.terms.items() if not torch.isfinite(term)}
+            raise Nl3dmmError(
+                f"loss at step {step}: got {terms or 'a non-finite total'} for samples {batch.index.tolist()}; "
+                "expected finite terms. Lower training.learning_rate or check these samples."
+            )
+        return objective
+
+    def _step_encoder(self, batch: FaceBatch, optimizer: torch.optim.Adam) -> None:
+        """First of the released code's two steps: all terms, the encoder's parameters alone, an Adam of its own."""
+        config, (group,) = self.config.training, optimizer.param_groups
+        objective = self._objective(batch)
+        optimizer.zero_grad()  # Lightning clears what this step leaves, but only before its own backward pass
+        objective.total.backward(inputs=group["params"])
+        self.log("encoder_gradient_norm", self._clip(group["params"]))
+        rate = config.learning_rate * config.encoder_rate
+        group["lr"] = rate * learning_rate_factor(self.global_step, config)
+        optimizer.step()
+        self.log("encoder_loss", objective.total)
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config.training
         betas = (config.beta1, config.beta2)
-        optimizer = torch.optim.Adam(self.system.parameters(), lr=config.learning_rate, betas=betas)
+        if config.encoder_step:
+            self.encoder_optimizer = torch.optim.Adam(self.system.model.encoder.parameters(), betas=betas)
+            if self._encoder_state is not None:
+                self.encoder_optimizer.load_state_dict(self._encoder_state)
+        optimizer = torch.optim.Adam(self._parameter_groups(), betas=betas)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The encoder and everything else, with their learning rates."""
+        encoder, rate = list(self.system.model.encoder.parameters()), self.config.training.learning_rate
+        known = set(encoder)
+        others = [parameter for parameter in self.system.parameters() if parameter not in known]
+        return [
+            {"params": encoder, "lr": rate * self.config.training.encoder_rate},
+            {"params": others, "lr": rate},
+        ]
 
     def configure_gradient_clipping(
         self,
@@ -67,20 +115,27 @@ class TrainingModule(LightningModule):
         gradient_clip_val: float | int | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.system.parameters(), self.config.training.gradient_clip)
+        self.log("gradient_norm", self._clip(self.system.parameters()))
+
+    def _clip(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Gradient norm before the clipping; an error if it is not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip)
         if not torch.isfinite(norm):
             raise Nl3dmmError(
                 f"gradient at step {self.global_step}: got norm {float(norm)}; expected a finite one. "
                 "Lower training.learning_rate."
             )
-        self.log("gradient_norm", norm)
+        return norm
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["nl3dmm"] = describe(self.config, self.template)
+        if self.encoder_optimizer is not None:
+            checkpoint[_ENCODER_STATE] = self.encoder_optimizer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         path = Path(self.config.output)
         check_template(read_card(checkpoint, path), self.template, path)
+        self._encoder_state = checkpoint[_ENCODER_STATE] if self.config.training.encoder_step else None
 
 
 def network_dtype(config: TrainingConfig) -> torch.dtype:
@@ -144,11 +199,13 @@ def build_trainer(config: RunConfig, callbacks: list[Callback], first_step: int 
         mode="max",
         save_last=True,
     )
+    average = WeightAverage(config.training.ema, config.training.warmup_steps)
+    averages = [average] if config.training.ema > 0 else []
     return Trainer(
         max_steps=config.training.steps,
         max_epochs=1,
         logger=build_loggers(config.logging, output, first_step),
-        callbacks=[checkpoints, RichProgressBar(leave=True), *callbacks],
+        callbacks=[checkpoints, RichProgressBar(leave=True), *averages, *callbacks],
         plugins=[VerifiedCheckpointIO()],
         log_every_n_steps=config.logging.every,
         accelerator="gpu" if default_device() == "cuda" else "cpu",

@@ -25,16 +25,16 @@ LAYERS = (
     ("model",),
     ("systems", "linear_basis"),
     ("settings",),
-    ("checkpoint_io", "export"),
+    ("checkpoint_io", "export", "averaging", "health", "run_config"),
     ("checkpoint",),
-    ("training", "fitting", "panels", "detail_metrics"),
+    ("training", "fitting", "panels", "detail_metrics", "comparison", "sweep_jobs", "sweep_plan"),
     ("evaluation", "reconstruction"),
     ("latent_search",),
     ("unseen_faces",),
     ("representation",),
     ("disentangle", "scan_fit"),
     ("run", "figures", "figure_faces"),
-    ("train", "fit", "evaluate", "figure", "doctor"),
+    ("train", "fit", "evaluate", "figure", "sweep", "doctor"),
 )
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 40, 8
 GIVEN_SIGNATURES = {"texture": 9}  # nvdiffrast's eight parameters, and a mask

@@ -10,6 +10,7 @@ import torch
 from lightning import Callback
 
 import nl3dmm.run
+from nl3dmm.checkpoint import load_system
 from nl3dmm.checkpoint_io import load_checkpoint
 from nl3dmm.training import build_trainer
 
@@ -100,6 +101,32 @@ def test_stopped_twice_equals_never_stopped(straight, watched, tmp_path, capsys)
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert differences(stopped[part], expected[part]) == []
     assert metrics(tmp_path) == metrics(folder)
+
+
+def test_averages_and_both_optimisers_go_on(watched, tmp_path):
+    """With EMA and the encoder's own step: averaged and raw weights, both Adams and what was warned of."""
+    options = ("training.ema=0.9", "training.encoder_step=true", "loss.landmark_reaches=encoder")
+    options += ("training.images=80",)  # 10 steps, checkpoints after 4 and 8
+    code, order = watched(tmp_path / "straight", *options)
+    assert (code, sorted(order)) == (0, list(range(1, 11)))  # steps are batches, however often an optimiser steps
+    assert watched(tmp_path / "stopped", *options, stop_after=6)[0] == 130
+    assert last_step(tmp_path / "stopped") == 4
+    code, rest = watched(tmp_path / "stopped", *options)
+    assert (code, min(rest)) == (0, 5)
+    stopped, expected = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("stopped", "straight")
+    )
+    for part in ("state_dict", "raw_weights", "optimizer_states", "encoder_optimizer_state", "lr_schedulers"):
+        assert differences(stopped[part], expected[part]) == []
+    assert stopped["callbacks"]["HealthMonitor"] == expected["callbacks"]["HealthMonitor"]
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "straight")
+    used = dict(load_system(tmp_path / "stopped").system.named_parameters())
+    averages = {name: stopped["state_dict"][f"system.{name}"] for name in used}
+    assert differences({name: value.detach() for name, value in used.items()}, averages) == []
+    assert len(differences(averages, {name: stopped["raw_weights"][f"system.{name}"] for name in used})) > len(used) / 2
+    drawn, again = (sorted((tmp_path / name / "panels").iterdir()) for name in ("straight", "stopped"))
+    assert [file.name for file in drawn] == ["step-000010.png"]
+    assert drawn[0].read_bytes() == again[0].read_bytes()
 
 
 def test_interrupt_leaves_the_process_able_to_be_interrupted():

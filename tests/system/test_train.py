@@ -65,6 +65,8 @@ def test_every_step_has_finite_terms_of_its_stage(run):
         assert all(math.isfinite(value) for value in values.values())
         assert ("terms/photo_proxy_final" in values) == (int(row["step"]) >= PRETRAIN_STEPS)
         assert values["gradient_norm"] > 0
+        assert values["health/shape_spread"] > 0
+        assert ("health/shading_low" in values) == (int(row["step"]) >= PRETRAIN_STEPS)
 
 
 def test_losses_of_both_stages_fall(run):

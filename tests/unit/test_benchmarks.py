@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from functools import partial
 from importlib import util
 from pathlib import Path
@@ -44,13 +45,121 @@ def test_quick_rendering_writes_figures(tmp_path):
     assert set(step[0]["phases"]) == {"forward", "backward", "total"}
 
 
+def test_quick_training_writes_figures(tmp_path):
+    config = ["--config", "configs/quickstart.yaml", "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks", "--only", "training", "--quick", "--threads", "1", *config]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "training-quick.json").read_text(encoding="utf-8"))["results"]
+    assert set(report) == {"step", "profile", "parameters"}
+    step = [case for case in report["step"] if "skipped" not in case]
+    assert {case["labels"]["stage"] for case in step} == {"linear", "pretrain", "finetune"}
+    assert all(case["items_per_second"] == 1e3 / case["phases"]["total"]["wall"]["median"] for case in step)
+    whole, parts = report["profile"][:2]
+    assert [case["labels"]["timing"] for case in (whole, parts)] == ["whole", "parts"]
+    networks = ["encoder", "shape decoder", "albedo decoder", "meshes", "renderer", "perceptual network", "losses"]
+    expected = {f"{part} {direction}" for part in networks for direction in ("forward", "backward")}
+    assert set(parts["shares"]) == expected | {"data", "gradient clip", "optimiser", "other"}
+    assert sum(parts["shares"].values()) == pytest.approx(1)
+    assert min(parts["shares"].values()) > 0
+    assert parts["shares"]["other"] < 0.1
+    assert 0.25 < parts["ratio"]["cpu"] < 4  # another process may have come between
+    assert report["parameters"][0]["part"] == "encoder"
+
+
+def test_parameters_are_those_of_the_sheet():
+    from benchmarks.options import default_configs
+    from benchmarks.sizes import parameters
+    from nl3dmm.assets.load import load_template
+    from nl3dmm.config import load_config
+    from nl3dmm.settings import RunConfig
+    from nl3dmm.systems.highfidelity import HighFidelity
+
+    config = load_config(RunConfig, [default_configs()[1]])
+    system = HighFidelity(config.highfidelity, load_template("embedded", None, config.uv_size))
+    rows = {row["part"]: row for row in parameters({"paper": (config, system)}).rows}
+    differing = {part for part, row in rows.items() if row["sheet"] and abs(row["sheet"] - row["as_sheet"]) > 0.01}
+    assert differing == {"shape decoder", "shape decoder, mouth", "albedo decoder"}  # its own box of the mouth
+    assert rows["encoder"]["parameters"] == 3_701_956
+
+
 def test_bad_arguments_are_refused(capsys):
     from benchmarks.__main__ import arguments
 
-    for command in (["--repetitions", "0"], ["--threads", "1", "0"]):
+    for command in (["--repetitions", "0"], ["--threads", "1", "0"], ["--batch", "1"]):
         with pytest.raises(SystemExit):
             arguments(command)
-        assert "expected numbers >= 1" in capsys.readouterr().err
+        assert "expected numbers >= " in capsys.readouterr().err
+
+
+def test_a_bad_config_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--only", "training", "--config", "none.yaml", "-o", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: config file: got none.yaml, which does not exist")
+
+
+class _Slow(torch.autograd.Function):
+    """The identity, taking its time: seconds forward, seconds backward."""
+
+    @staticmethod
+    def forward(ctx, value, forward, backward):
+        time.sleep(forward)
+        ctx.seconds = backward
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        time.sleep(ctx.seconds)
+        return gradient, None, None
+
+
+class _Toy:
+    """Three parts in a row, the last one inside the second, and a gradient that is taken half-way."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def first(self, value):
+        return _Slow.apply(value * self.weight, 0.01, 0.02)
+
+    def middle(self, values):
+        found = [_Slow.apply(values[0], 0.03, 0.04), values[1]]
+        return [*found, self.last(found[0])]
+
+    def last(self, value):
+        return _Slow.apply(value * 2, 0.05, 0.06)
+
+    def loss(self, value):
+        hidden = self.first(value)
+        outputs = self.middle((hidden, hidden))
+        total = sum(_Slow.apply(output, 0, 0.01).sum() for output in outputs)
+        (halfway,) = torch.autograd.grad(outputs[2].sum(), hidden, retain_graph=True)
+        return total + (halfway * hidden).sum()
+
+
+def test_time_belongs_to_the_part_that_takes_it():
+    from benchmarks.measure import Stopwatch, read_clocks
+    from benchmarks.parts import Part, PartClock
+
+    toy, watch = _Toy(torch.tensor([1.5, 2.0], requires_grad=True)), Stopwatch()
+    value = torch.tensor([3.0, 4.0])
+    (expected,) = torch.autograd.grad(toy.loss(value), toy.weight)
+    before, clock = read_clocks(), PartClock(watch)
+    with clock.watching([Part(name, toy, name) for name in ("first", "middle", "last")]):
+        with clock.part("loss forward"):
+            loss = toy.loss(value)
+        with clock.part("loss backward"):
+            loss.backward()
+    elapsed = read_clocks()["wall"] - before["wall"]
+    assert torch.equal(toy.weight.grad, expected)
+    seconds = watch.seconds["wall"]
+    least = {"first forward": 0.01, "first backward": 0.02, "middle forward": 0.03, "last forward": 0.05}
+    least |= {"middle backward": 2 * 0.04, "last backward": 2 * 0.06, "loss backward": 0.03, "loss forward": 0}
+    assert set(seconds) == {*least, "other"}
+    assert all(seconds[name] >= time for name, time in least.items())
+    assert sum(seconds.values()) == pytest.approx(elapsed, abs=0.01)
+    assert "first" not in vars(toy)
 
 
 @pytest.mark.parametrize("mode", ["none", "exact"])

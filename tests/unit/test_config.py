@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from nl3dmm.config import check_range, config_from_dict, config_to_dict, config_to_yaml, load_config
+from nl3dmm.config import (
+    check_range,
+    config_from_dict,
+    config_to_dict,
+    config_to_yaml,
+    fill_placeholders,
+    load_config,
+    read_yaml,
+)
 from nl3dmm.errors import ConfigError
 
 
@@ -95,6 +103,62 @@ def test_bases_in_a_circle(tmp_path):
 
 def test_missing_base(file):
     assert "none.yaml, which does not exist" in error_of([file("base: none.yaml")])
+
+
+@pytest.fixture
+def three_files(tmp_path, monkeypatch):
+    """``root.yaml``, ``deep/middle.yaml`` that changes it, and ``own.yaml``; the working folder is theirs."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "root.yaml").write_text("title: root\npath: root\ninner: {rate: 0.5, steps: 1}\n")
+    (tmp_path / "deep" / "middle.yaml").write_text("base: ../root.yaml\npath: middle\ninner: {steps: 2}\n")
+    (tmp_path / "own.yaml").write_text("inner: {steps: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_base_on_the_command_line_comes_before_all_files(three_files):
+    config = load_config(Outer, ["own.yaml"], ["on=false", "base=deep/middle.yaml"], default="none.yaml")
+    assert config == Outer("root", (3, 4), "middle", False, Inner(0.5, 3))
+
+
+def test_a_base_on_the_command_line_replaces_the_default_file(three_files):
+    assert load_config(Outer, default="own.yaml").inner.steps == 3
+    assert load_config(Outer, ["root.yaml"], default="own.yaml").inner.steps == 1
+    assert load_config(Outer, overrides=["base=deep/middle.yaml"], default="own.yaml").inner.steps == 2
+
+
+@pytest.mark.parametrize("nothing", ["base=None", "base=null"])
+def test_a_base_may_be_none(three_files, nothing):
+    assert load_config(Outer, overrides=[nothing], default="own.yaml").inner.steps == 3
+
+
+def test_the_last_base_counts(three_files):
+    assert load_config(Outer, overrides=["base=none.yaml", "base=own.yaml"]).inner.steps == 3
+
+
+@pytest.mark.parametrize("override", ["base=", "base=none.yaml", "base=[own.yaml]", "base=deep"])
+def test_wrong_bases_on_the_command_line(three_files, override):
+    assert "which does not exist; expected a YAML file" in error_of(overrides=[override])
+
+
+def test_base_without_value():
+    assert "Write base=VALUE." in error_of(overrides=["base"])
+
+
+def test_placeholders_become_values():
+    assert fill_placeholders("output", "runs/{seed}/x-{seed}", {"seed": 3}) == "runs/3/x-3"
+    assert fill_placeholders("output", "runs/x", {"seed": 3}) == "runs/x"
+
+
+@pytest.mark.parametrize("text", ["{sed}", "{}", "{seed", "seed}", "{seed:03d}", "{{seed}}", "{seed.real}"])
+def test_wrong_placeholders(text):
+    with pytest.raises(ConfigError, match=r"^output: got '.*'; expected braces around seed only\. Change it\.$"):
+        fill_placeholders("output", f"runs/{text}", {"seed": 3})
+
+
+def test_yaml_of_other_kinds_keeps_its_macros(file):
+    values = read_yaml(file("command: ['${env}', '${args}']\nrates: [1e-4, None, null]\n"))
+    assert values == {"command": ["${env}", "${args}"], "rates": [1e-4, "None", None]}
 
 
 def test_empty_file_changes_nothing(file):

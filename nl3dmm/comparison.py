@@ -1,0 +1,179 @@
+"""Stored measurements of many runs as one table: rows are settings, columns metrics, values means over seeds."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from nl3dmm.outputs import atomic_path
+
+# Test faces and latent steps of each measurement, stated to every evaluation and compared with what is stored.
+MEASURES = {"texture": (64, 200), "shape": (64, 200), "disentangle": (32, 60)}
+_END = "final"  # the end that counts; a model with one end has it too
+_DATA = "world"
+_AND = "; "  # between the attempts
+_CPU_INFO = Path("/proc/cpuinfo")
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run with what has been measured on it so far."""
+
+    name: str
+    setting: str
+    seed: int
+    parameters: Mapping[str, Any]
+    steps: int  # that it has when it is finished
+    checkpoint: Path
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)  # measurement -> metric -> value
+
+    def described(self) -> dict[str, Any]:
+        """Plain values; the step is that of the metrics."""
+        facts = {"run": self.name, "setting": self.setting, "seed": self.seed, "parameters": dict(self.parameters)}
+        facts |= {"checkpoint": str(self.checkpoint), "step": self.steps if self.metrics else None}
+        return facts | {"metrics": {name: dict(values) for name, values in self.metrics.items()}}
+
+
+def measurement_file(checkpoint: Path, measure: str) -> Path:
+    """Where ``python -m nl3dmm.evaluate MEASURE CHECKPOINT`` stores its results."""
+    return checkpoint.with_suffix(f".{measure}.{_DATA}.json")
+
+
+def read_metrics(checkpoint: Path, measure: str, protocol: tuple[int, int], step: int) -> Metrics | None:
+    """The figures of a stored measurement; None where there is none of this checkpoint step, faces and latent steps."""
+    try:
+        stored = json.loads(measurement_file(checkpoint, measure).read_text(encoding="utf-8"))
+        made_with = (stored["protocol"]["faces"], stored["protocol"]["latent_steps"])
+        if made_with != protocol or stored["checkpoint_step"] != step:
+            return None
+        values = stored["ratios"] if measure == "disentangle" else stored["errors"][_END]
+        return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing stored, or something else under its name: measure again
+
+
+def comparison(runs: Sequence[Measured]) -> dict[str, dict[str, dict[str, dict[str, float | int | None]]]]:
+    """Measurement -> setting -> metric -> mean, sample standard deviation (None for one seed) and their number."""
+    measures = {measure: None for run in runs for measure in run.metrics}
+    settings = {run.setting: None for run in runs}
+    table: dict[str, Any] = {}
+    for measure in measures:
+        names = {name: None for run in runs for name in run.metrics.get(measure, ())}
+        for setting in settings:
+            found = [run.metrics[measure] for run in runs if run.setting == setting and measure in run.metrics]
+            columns = {name: [values[name] for values in found if name in values] for name in names}
+            row = {name: _statistics(values) for name, values in columns.items() if values}
+            table.setdefault(measure, {})[setting] = row
+    return table
+
+
+def _statistics(values: list[float]) -> dict[str, float | int | None]:
+    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "n": len(values)}
+
+
+def comparison_text(table: Mapping[str, Any]) -> str:
+    """One Markdown table per measurement, its columns aligned to be read as text too."""
+    parts = []
+    for measure, rows in table.items():
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        cells = [[measure, *names, "n"], []]
+        for setting, row in rows.items():
+            count = max((entry["n"] for entry in row.values()), default=0)
+            cells.append([setting, *(_cell(row.get(name), count) for name in names), str(count)])
+        widths = [max(3, *(len(line[i]) for line in cells if line)) for i in range(len(names) + 2)]
+        cells[1] = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        parts.append("\n".join(_line(line, widths) for line in cells))
+    return "\n\n".join(parts)
+
+
+def _cell(entry: Mapping[str, Any] | None, count: int) -> str:
+    if entry is None:
+        return "-"
+    few = f" (n={entry['n']})" if entry["n"] < count else ""
+    return f"{entry['mean']:.4g}" + (f" ± {entry['std']:.2g}" if entry["std"] is not None else "") + few
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = cells
+    padded = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+    return f"| {' | '.join(padded)} |"
+
+
+def write_comparison(folder: Path, runs: Sequence[Measured], facts: Mapping[str, Any], failures: Sequence[str]) -> None:
+    """``results.json`` and its Markdown twin; both are complete or what they were.
+
+    Args:
+        facts: what the figures belong to (``provenance`` and the command).
+    """
+    table = comparison(runs)
+    results = {**facts, "failures": list(failures), "comparison": table, "runs": [run.described() for run in runs]}
+    with atomic_path(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=1, default=str), encoding="utf-8")
+    lines = [f"# {facts.get('sweep', 'Sweep')}", "", f"`{facts.get('command', '')}`", "", comparison_text(table), ""]
+    lines += ["Mean ± sample standard deviation over the n seeds of a setting.", ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items() if key not in ("sweep", "command")]
+    lines += [f"- failed: {failure}" for failure in failures]
+    with atomic_path(folder / "results.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def provenance(folder: Path, command: str, makes_figures: bool = True) -> dict[str, str]:
+    """What the figures of a folder come from: command, machine, version and, in a checkout, the commit.
+
+    A commit has a + where files differ from it. Attempts that went on with what others had left are all named.
+
+    Args:
+        makes_figures: False where this attempt only reads those that are there.
+    """
+    try:
+        release = version("nl3dmm")
+    except PackageNotFoundError:  # a source tree that was never installed
+        release = "not installed"
+    own = {"command": command, "machine": f"{cores()} cores, {_processor()}", "nl3dmm": release, "commit": _commit()}
+    try:
+        stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        earlier = {key: str(stored[key]).split(_AND) for key in own}
+    except (OSError, ValueError, KeyError, TypeError):
+        return own
+    return {key: _AND.join(dict.fromkeys([*earlier[key], *([own[key]] if makes_figures else [])])) for key in own}
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        return "none"
+    commit, changes = (_git(root, *command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno")))
+    return f"{commit[:12]}{'+' if changes else ''}" if commit else "none"
+
+
+def _git(root: Path, *command: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

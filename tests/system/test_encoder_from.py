@@ -1,0 +1,37 @@
+"""``encoder_from``: a run that starts with another run's encoder."""
+
+import torch
+
+from nl3dmm.checkpoint import load_system
+
+AT_REST = tuple(
+    f"training.{key}" for key in ("images=8", "learning_rate=0", "pretrain_fraction=1", "linear_fraction=0")
+)
+
+
+def test_the_encoder_is_the_other_runs_and_the_decoders_are_not(train, run, tmp_path):
+    """One step at a rate of 0 changes batch statistics alone."""
+    assert train(tmp_path / "run", f"encoder_from={run.folder}", *AT_REST) == 0
+    start, new = load_system(run.folder).system.model, load_system(tmp_path / "run").system.model
+    for name, parameter in start.encoder.named_parameters():
+        assert new.encoder.get_parameter(name).equal(parameter), name
+    same = [a.equal(b) for a, b in zip(start.shape_decoder.parameters(), new.shape_decoder.parameters(), strict=True)]
+    assert not all(same)
+
+
+def test_without_it_the_encoder_is_new(train, run, tmp_path):
+    assert train(tmp_path / "run", *AT_REST) == 0
+    start, new = load_system(run.folder).system.model, load_system(tmp_path / "run").system.model
+    assert not torch.equal(start.encoder.trunk[0][0].weight, new.encoder.trunk[0][0].weight)
+
+
+def test_an_encoder_of_another_size_is_refused_before_faces_are_drawn(train, run, tmp_path, capsys):
+    assert train(tmp_path / "run", f"encoder_from={run.folder}", "model.shape_latent=9") == 1
+    printed = capsys.readouterr()
+    assert f"encoder_from: got {run.folder}, whose encoder has another size" in printed.err
+    assert "drawing" not in printed.out
+
+
+def test_a_missing_run_is_refused(train, tmp_path, capsys):
+    assert train(tmp_path / "run", f"encoder_from={tmp_path / 'nothing'}") == 1
+    assert f"encoder_from: got {tmp_path / 'nothing'}, where no checkpoint is" in capsys.readouterr().err

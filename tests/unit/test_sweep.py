@@ -1,0 +1,517 @@
+"""Sweeps without training: files, grids, jobs as subprocesses that need no torch, tables."""
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from nl3dmm.assets.locations import asset_folder
+from nl3dmm.comparison import (
+    Measured,
+    comparison,
+    comparison_text,
+    measurement_file,
+    provenance,
+    read_metrics,
+    write_comparison,
+)
+from nl3dmm.config import load_config
+from nl3dmm.errors import ConfigError
+from nl3dmm.run_config import run_config
+from nl3dmm.settings import RunConfig
+from nl3dmm.sweep import main
+from nl3dmm.sweep_jobs import TRAINING, Job, Outcome, _Active, _Clock, duration, run_jobs, training_progress
+from nl3dmm.sweep_plan import SweepRun, plan_sweep, read_sweep, settle
+from nl3dmm.train import main as train
+
+CONFIGS = asset_folder("configs")
+ABLATION = CONFIGS / "sweep" / "ablation.yaml"
+COMMAND = '["${env}", "${interpreter}", "-m", "nl3dmm.train", "${args_no_hyphens}"]'
+GOOD = f"method: grid\ncommand: {COMMAND}\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working folder, with two variants."""
+    for name in ("small", "large"):
+        (tmp_path / f"{name}.yaml").write_text(f"model: {{shape_latent: {len(name)}}}\noutput: runs/{name}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sweep(folder):
+    """``sweep(text)``: a sweep file."""
+
+    def write(parameters: str, head: str = GOOD) -> Path:
+        (folder / "some.yaml").write_text(f"{head}parameters: {parameters}\n")
+        return folder / "some.yaml"
+
+    return write
+
+
+def planned(file: Path, *extra: str) -> list[SweepRun]:
+    return plan_sweep(read_sweep(file), Path("out"), extra)
+
+
+@pytest.fixture(scope="module")
+def ablation() -> list[SweepRun]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(CONFIGS.parent)
+        return planned(ABLATION)
+
+
+def test_shipped_sweep_is_the_ablation_of_four_models(ablation, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    assert len(ablation) == 12
+    assert list(dict.fromkeys(run.setting for run in ablation)) == ["linear", "nonlinear", "global_local", "proxy"]
+    for run in ablation:
+        assert run.folder.name == f"{run.setting}-seed{run.config.seed}"
+    for run in ablation[-4:]:
+        file = CONFIGS / "ablation" / f"{run.setting}.yaml"
+        assert run.config == load_config(RunConfig, [file], ["seed=2", f"output={run.folder}"])
+
+
+def test_shipped_sweep_is_what_wandb_takes(ablation, monkeypatch, capsys):
+    """The keys of W&B's schema, and the command that the functions of its agent make."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    config = yaml.safe_load(ABLATION.read_text())
+    assert set(config) == {
+        "name", "project", "description", "program", "command", "method", "metric", "parameters",
+    }  # fmt: skip
+    assert config["metric"].keys() == {"name", "goal"}
+    assert all(entry.keys() == {"values"} and entry["values"] for entry in config["parameters"].values())
+    assert (CONFIGS.parent / config["program"]).is_file()
+    for run in ablation:
+        given = create_sweep_command_args({"args": {key: {"value": value} for key, value in run.parameters.items()}})
+        words = create_sweep_command(config["command"])
+        assert words[:4] == ["${env}", "${interpreter}", "-m", "nl3dmm.train"]
+        arguments = [part for word in words[4:] for part in given[word[2:-1]]]
+        assert tuple(arguments) == run.arguments[: len(arguments)]
+    monkeypatch.chdir(CONFIGS.parent)
+    assert train([*arguments, "--print-config"]) == 0
+    assert "seed: 2" in capsys.readouterr().out
+
+
+def test_grid(sweep):
+    runs = planned(
+        sweep("{base: {values: [small.yaml, large.yaml]}, training.beta1: {value: 0.25}, seed: {values: [4, 5]}}")
+    )
+    assert [run.name for run in runs] == ["small-seed4", "small-seed5", "large-seed4", "large-seed5"]
+    assert [run.setting for run in runs] == ["small", "small", "large", "large"]
+    assert [run.config.seed for run in runs] == [4, 5, 4, 5]
+    assert [run.config.model.shape_latent for run in runs] == [5, 5, 5, 5]
+    assert {run.config.training.beta1 for run in runs} == {0.25}
+    assert runs[0].parameters == {"base": "small.yaml", "training.beta1": 0.25, "seed": 4}
+    assert runs[0].folder == Path("out").absolute() / "small-seed4"
+
+
+def test_values_are_written_as_the_agent_writes_them(sweep):
+    """Python's text: None, True, lists; names stay names of folders."""
+    text = "{template_path: {values: [null]}, world.distance_mm: {values: [[300, 900]]}, resume: {value: true}}"
+    (run,) = planned(sweep(text), "training.images=640")
+    assert run.config.template_path is None
+    assert run.config.world.distance_mm == (300.0, 900.0)
+    assert run.name == "template_path=None-world.distance_mm=_300_900_-seed0"
+    assert run.setting == "template_path=None, world.distance_mm=[300, 900]"
+    assert "training.images=640" in run.arguments
+
+
+def test_values_of_the_command_and_of_all_runs(sweep):
+    head = GOOD.replace('"${args', '"training.images=320", "${args')
+    file = sweep("{seed: {values: [0, 1]}, training.beta1: {value: 0.25}}", head)
+    assert {run.config.training.images for run in planned(file)} == {320}
+    runs = planned(file, "training.images=640", "training.beta1=0.75")
+    assert {(run.config.training.images, run.config.training.beta1) for run in runs} == {(640, 0.75)}
+    assert runs[0].parameters == {"seed": 0}
+    assert runs[0].setting == "some"
+
+
+def test_bases_of_one_name_are_told_apart(sweep, folder):
+    (folder / "other").mkdir()
+    (folder / "other" / "small.yaml").write_text("")
+    names = [run.name for run in planned(sweep("{base: {values: [small.yaml, other/small.yaml, large.yaml]}}"))]
+    assert names == ["small-seed0", "other_small-seed0", "large-seed0"]
+
+
+def test_run_cap(sweep):
+    assert len(planned(sweep("{seed: {values: [0, 1, 2]}}", f"{GOOD}run_cap: 2\n"))) == 2
+
+
+def test_output_folders_may_have_any_name(sweep):
+    file = sweep("{seed: {values: [0]}}")
+    (run,) = plan_sweep(read_sweep(file), Path("some: #1 folder's"))
+    assert run.folder == Path("some: #1 folder's").absolute() / "seed0"
+    assert run_config(run.arguments) == run.config
+    with pytest.raises(ConfigError, match=r"output folder: got '.*a\{b'; expected braces around nothing only"):
+        plan_sweep(read_sweep(file), Path("a{b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "got no keys; expected a W&B sweep file"),
+        ("- 1", "got no keys; expected a W&B sweep file"),
+        (f"command: {COMMAND}\nparameters: {{seed: {{values: [0]}}}}", "method: got None; expected 'grid'"),
+        ("method: bayes", r"method: got 'bayes'; expected 'grid'.*wandb sweep .*some.yaml, then wandb agent ID"),
+        ("method: random", "method: got 'random'; expected 'grid'"),
+        (f"{GOOD}paramters: {{}}", "paramters: got a key that is not run here; .*Did you mean 'parameters'"),
+        (f"{GOOD}early_terminate: {{}}", "early_terminate: got a key .*or run the file with wandb agent"),
+        (GOOD, "parameters: got None; expected key"),
+        (f"{GOOD}parameters: {{}}", "parameters: got {}; expected key"),
+        (f"{GOOD}parameters: [seed]", r"parameters: got \['seed'\]; expected key"),
+        (f"{GOOD}parameters: {{seed: {{values: []}}}}", r"parameters.seed: got {'values': \[\]}; expected values: "),
+        (f"{GOOD}parameters: {{seed: {{values: 3}}}}", "parameters.seed: got {'values': 3}"),
+        (f"{GOOD}parameters: {{seed: [0, 1]}}", r"parameters.seed: got \[0, 1\]"),
+        (f"{GOOD}parameters: {{seed: {{min: 0, max: 3}}}}", "parameters.seed: got {'min': 0, 'max': 3}"),
+        (f"{GOOD}parameters: {{seed: {{values: [0], value: 1}}}}", "parameters.seed: got "),
+        (f"{GOOD}parameters: {{loss: {{parameters: {{}}}}}}", "parameters.loss: got .*Write nested keys with dots"),
+        (f"{GOOD}run_cap: 0\nparameters: {{seed: {{values: [0]}}}}", "run_cap: got 0"),
+        ("method: grid\nparameters: {seed: {values: [0]}}", "command: got None; expected "),
+        ("method: grid\ncommand: [python, train.py]\nparameters: {seed: {values: [0]}}", "command: got .*'train.py'"),
+        (GOOD.replace("_no_hyphens", "") + "parameters: {seed: {values: [0]}}", "command: got '.{args}'; expected"),
+        (GOOD.replace('"${args', '"-c", "${args') + "parameters: {seed: {values: [0]}}", "command: got '-c'; .*base="),
+        ("method: [", "not valid YAML"),
+    ],
+)
+def test_wrong_files(folder, text, message):
+    (folder / "some.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        planned(folder / "some.yaml")
+    assert "some.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "extra", "message"),
+    [
+        (
+            "{base: {values: [small.yaml, none.yaml]}}",
+            (),
+            r"run with base=none.yaml: config file: got none.yaml, which",
+        ),
+        ("{sed: {values: [0]}}", (), "run with sed=0: sed: Key 'sed' not in 'RunConfig'. Did you mean: 'seed'"),
+        ("{seed: {values: [0, -1]}}", (), "run with seed=-1: seed: got -1"),
+        ("{seed: {values: [0, 0]}}", (), "parameters: got runs that are equal"),
+        ("{seed: {values: [0]}}", ("training.image=3",), "Did you mean: 'images'"),
+        ("{seed: {values: [0]}}", ("seed=1",), "^seed: got a value for all runs; .* Take it out of .*some.yaml"),
+        ("{seed: {values: [0]}}", ("output=x",), "^output: got a value for all runs; .* Choose the folder with -o"),
+        ("{seed: {values: [0]}}", ("resume=false",), "^resume: got a value for all runs"),
+        ("{seed: {values: [0]}}", ("images",), "override: got 'images'; expected key=value"),
+    ],
+)
+def test_runs_that_cannot_be(sweep, parameters, extra, message):
+    with pytest.raises(ConfigError, match=message):
+        planned(sweep(parameters), *extra)
+
+
+def test_threads_are_shared_unless_given(sweep):
+    runs = planned(sweep("{training.threads: {values: [null, 3]}}"))
+    settled = [settle(run, 2) for run in runs]
+    assert [run.config.training.threads for run, _ in settled] == [2, 3]
+    assert [finished for _, finished in settled] == [False, False]
+
+
+def test_an_encoder_to_start_with_must_be_there(sweep, folder):
+    (run,) = planned(sweep("{seed: {values: [3]}}"), "encoder_from=runs/encoder-{seed}")
+    assert run.config.encoder_from == "runs/encoder-3"
+    with pytest.raises(
+        ConfigError, match=r"^encoder_from: got runs/encoder-3, which does not exist; .* Train it first"
+    ):
+        settle(run, 1)
+    (folder / "runs" / "encoder-3").mkdir(parents=True)
+    assert settle(run, 1)[1] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--measure", "texture,color"],
+            "--measure: got 'color'; expected some of texture,shape,disentangle, or none.",
+        ),
+        (["--jobs", "0"], "--jobs: got 0; expected at least 1."),
+        (["--faces", "0"], "--faces: got 0; expected at least 1."),
+        (["--steps", "-1"], "--steps: got -1; expected at least 0."),
+        (["model.shape_latents=3"], "Key 'shape_latents' not in 'ModelConfig'"),
+    ],
+)
+def test_wrong_arguments(sweep, folder, capsys, arguments, message):
+    assert main([str(sweep("{seed: {values: [0]}}")), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (folder / "runs").exists()
+
+
+def test_dry_run_writes_nothing(sweep, folder, capsys):
+    file = sweep("{base: {values: [small.yaml, large.yaml]}, seed: {values: [0, 1]}}")
+    assert main([str(file), "-o", "there", "--measure", "shape", "--steps", "0", "--dry-run", "seed=1"]) == 1
+    capsys.readouterr()
+    assert main([str(file), "-o", "there", "--measure", "shape", "--steps", "0", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "4 runs, 8 commands to do"
+    assert lines[1].startswith("python -m nl3dmm.train base=small.yaml seed=0 output=")
+    assert lines[2].startswith("python -m nl3dmm.evaluate shape ")
+    assert lines[2].endswith("--faces 64 --steps 0")
+    assert not (folder / "there").exists()
+
+
+def job(folder: Path, run: str, kind: str, code: str, **options) -> Job:
+    return Job(run, kind, ("-c", code), folder / "logs" / f"{run}.log", **options)
+
+
+def done(jobs: list[Job], at_once: int = 1) -> tuple[list[Outcome], str]:
+    """Outcomes, and what was printed."""
+    console, told = Console(file=io.StringIO(), width=200), []
+    outcomes = run_jobs(jobs, at_once, 3, console, told.append)
+    assert told == outcomes
+    return outcomes, console.file.getvalue()
+
+
+def test_jobs_run_in_order_and_log(folder):
+    code = "import os; print('threads', os.environ['OMP_NUM_THREADS'])"
+    outcomes, printed = done([job(folder, "a", kind, code) for kind in (TRAINING, "shape")])
+    assert [(outcome.job.kind, outcome.error) for outcome in outcomes] == [(TRAINING, None), ("shape", None)]
+    log = (folder / "logs" / "a.log").read_text().splitlines()
+    assert [line for line in log if not line.startswith("$ python -c ")] == ["threads 3", "threads 3"]
+    assert len(log) == 4
+    assert printed.splitlines()[0].startswith("a training: done in 0 s (1 of 2")
+
+
+def test_a_failing_training_takes_its_measurements_with_it(folder):
+    jobs = [
+        job(folder, "a", TRAINING, "import sys; print('error: first'); print('error: got [no] luck'); sys.exit(1)"),
+        job(folder, "a", "shape", "print('never')"),
+        job(folder, "b", TRAINING, "raise ValueError('broken')"),
+        job(folder, "c", TRAINING, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
+        job(folder, "d", TRAINING, "import sys; sys.exit(5)"),
+        job(folder, "e", TRAINING, ""),
+        job(folder, "e", "shape", "import sys; sys.exit('bad shape')"),
+        job(folder, "e", "texture", ""),
+    ]
+    outcomes, printed = done(jobs)
+    assert [(outcome.job.run, outcome.job.kind, outcome.error) for outcome in outcomes] == [
+        ("a", TRAINING, "got [no] luck"),
+        ("b", TRAINING, "ValueError: broken"),
+        ("c", TRAINING, "ended by signal 9 (Killed)"),
+        ("d", TRAINING, "exit code 5"),
+        ("e", TRAINING, None),
+        ("e", "shape", "bad shape"),
+        ("e", "texture", None),
+    ]
+    assert "a training: FAILED: got [no] luck" in printed
+    assert "never" not in (folder / "logs" / "a.log").read_text()
+
+
+def test_errors_of_earlier_attempts_are_not_repeated(folder):
+    done([job(folder, "a", TRAINING, "import sys; print('error: old'); sys.exit(1)")])
+    (outcome,), _ = done([job(folder, "a", TRAINING, "import sys; sys.exit(2)")])
+    assert outcome.error == "exit code 2"
+    assert "error: old" in (folder / "logs" / "a.log").read_text()
+
+
+def test_jobs_at_once(folder):
+    """Two trainings wait for each other; a measurement takes the first free place, but not before its training."""
+    wait = "import pathlib, time\npathlib.Path('{0}').touch()\nwhile not pathlib.Path('{1}').exists(): time.sleep(0.01)"
+    jobs = [
+        job(folder, "a", TRAINING, wait.format("a", "b")),
+        job(folder, "a", "shape", wait.format("c", "d")),
+        job(folder, "b", TRAINING, wait.format("b", "a")),
+        job(folder, "b", "shape", wait.format("d", "c")),
+    ]
+    outcomes, _ = done(jobs, at_once=2)
+    assert {outcome.job.kind for outcome in outcomes[:2]} == {TRAINING}
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+
+
+def test_interrupt_ends_the_jobs(folder):
+    """An interrupt in the sweep's own process, whatever its jobs do about SIGTERM and SIGINT."""
+    sleep = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
+
+    def interrupt() -> float:
+        if (folder / "pid").is_file() and (folder / "pid").read_text():
+            raise KeyboardInterrupt
+        return 0.0
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        done([job(folder, "a", TRAINING, sleep, done=interrupt)])
+    assert time.monotonic() - started < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "pid").read_text()), 0)
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from nl3dmm.sweep_jobs import Job, run_jobs
+code = '''
+import os, time
+from pathlib import Path
+from nl3dmm.cli import report_errors
+
+@report_errors
+def command() -> int:
+    Path("pid").write_text(str(os.getpid()))
+    while True:
+        Path("alive").touch()
+        time.sleep(0.02)
+
+command()
+'''
+run_jobs([Job("a", "training", ("-c", code), Path("log"))], 1, 1, Console(), lambda outcome: None)
+"""
+
+
+def test_a_killed_sweep_leaves_no_orphan(folder):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], cwd=folder, env=environment) as process:
+        wait_for(lambda: (folder / "alive").is_file(), "the job never started")
+        process.send_signal(signal.SIGKILL)
+
+    def silent() -> bool:
+        (folder / "alive").unlink(missing_ok=True)
+        time.sleep(0.3)
+        return not (folder / "alive").exists()
+
+    wait_for(silent, "the job lives on")
+
+
+def wait_for(condition, message: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, message
+        time.sleep(0.02)
+
+
+def test_time_left_is_that_of_what_was_seen(folder):
+    """A training at 50 % of which an earlier attempt did 20 %, two measurements at a time."""
+    jobs = [job(folder, "a", kind, "") for kind in (TRAINING, "shape", "texture")]
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        clock, training = _Clock(), _Active(jobs[0], process, 0, time.monotonic() - 300.0, 0.5, 0.2)
+    assert clock.left(jobs, [], 2) == ""
+    assert clock.left(jobs[1:], [training], 1) == "more than 8 min left"
+    clock.add("shape", 60.0, 1.0)
+    clock.add("texture", 1140.0, 0.5)
+    assert clock.left(jobs[1:], [], 1) == "about 39 min left"
+    assert clock.left(jobs[1:], [], 2) == "about 20 min left"
+    assert clock.left(jobs[1:], [training], 3) == "about 16 min left"
+    assert clock.left(jobs[1:2], [], 3) == "about 60 s left"
+
+
+def test_training_progress_reads_the_last_row(tmp_path):
+    assert training_progress(tmp_path, 10) == 0
+    file = tmp_path / "metrics.csv"
+    file.write_text("epoch,loss,step\n")
+    assert training_progress(tmp_path, 10) == 0
+    file.write_text("epoch,loss,step\n0,1.5,0\n0,1.25,3\n")
+    assert training_progress(tmp_path, 10) == pytest.approx(0.4)
+    file.write_text("epoch,loss,step\n" + "".join(f"0,0.123456789,{step}\n" for step in range(5000)))
+    assert training_progress(tmp_path, 10_000) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5940.0, "99 min"), (9000.0, "2.5 h")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def measured(setting: str, seed: int, **metrics) -> Measured:
+    return Measured(f"{setting}-seed{seed}", setting, seed, {"seed": seed}, 16, Path("last.ckpt"), metrics)
+
+
+RUNS = [
+    measured("linear", 0, texture={"l21": 0.5, "detail": 0.0}, shape={"nme": 0.25}),
+    measured("linear", 1, texture={"l21": 0.7, "detail": 0.5}),
+    measured("proxy", 0, texture={"l21": 0.125}),
+    measured("proxy", 1),
+]
+
+
+def test_comparison_is_mean_and_sample_deviation_over_seeds():
+    table = comparison(RUNS)
+    assert table["texture"]["linear"]["l21"] == {"mean": 0.6, "std": pytest.approx(math.sqrt(0.02)), "n": 2}
+    assert table["texture"]["proxy"] == {"l21": {"mean": 0.125, "std": None, "n": 1}}
+    assert table["shape"] == {"linear": {"nme": {"mean": 0.25, "std": None, "n": 1}}, "proxy": {}}
+
+
+def test_comparison_as_text():
+    assert comparison_text(comparison(RUNS)).splitlines() == [
+        "| texture |        l21 |      detail |   n |",
+        "| ------- | ---------: | ----------: | --: |",
+        "| linear  | 0.6 ± 0.14 | 0.25 ± 0.35 |   2 |",
+        "| proxy   |      0.125 |           - |   1 |",
+        "",
+        "| shape  |  nme |   n |",
+        "| ------ | ---: | --: |",
+        "| linear | 0.25 |   1 |",
+        "| proxy  |    - |   0 |",
+    ]
+
+
+def test_comparison_on_disk(tmp_path):
+    facts = {"sweep": "ablation", **provenance(tmp_path, "python -m nl3dmm.sweep x")}
+    write_comparison(tmp_path, RUNS, facts, ["proxy-seed1 training: no luck (log: l)"])
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert stored["comparison"] == comparison(RUNS)
+    assert stored["failures"] == ["proxy-seed1 training: no luck (log: l)"]
+    assert "cores" in stored["machine"]
+    assert {"nl3dmm", "commit"} <= stored.keys()
+    assert stored["command"] == "python -m nl3dmm.sweep x"
+    expected = {"run": "linear-seed0", "setting": "linear", "seed": 0, "parameters": {"seed": 0}, "step": 16}
+    assert stored["runs"][0].items() >= expected.items()
+    assert stored["runs"][0]["metrics"]["shape"] == {"nme": 0.25}
+    assert stored["runs"][3]["step"] is None
+    text = (tmp_path / "results.md").read_text()
+    assert text.startswith("# ablation\n")
+    assert comparison_text(comparison(RUNS)) in text
+    assert "- failed: proxy-seed1 training: no luck (log: l)" in text
+
+
+def test_figures_keep_what_they_come_from(tmp_path):
+    """Earlier attempts stay named; one that only reads the figures is not."""
+
+    def attempt(command: str, makes_figures: bool = True) -> str:
+        facts = provenance(tmp_path, command, makes_figures)
+        write_comparison(tmp_path, RUNS, facts, [])
+        return facts["command"]
+
+    assert attempt("first") == "first"
+    assert attempt("second") == "first; second"
+    assert attempt("first") == "first; second"
+    assert attempt("third", makes_figures=False) == "first; second"
+    (tmp_path / "results.json").write_text("[]")
+    assert attempt("fourth", makes_figures=False) == "fourth"
+
+
+def test_measurements_count_only_for_their_checkpoint_and_protocol(tmp_path):
+    checkpoint = tmp_path / "last.ckpt"
+    read = partial(read_metrics, checkpoint)
+    assert read("texture", (4, 6), 16) is None
+    stored = {"protocol": {"faces": 4, "latent_steps": 6}, "checkpoint_step": 16}
+    stored |= {"errors": {"proxy": {"l21": 2.0}, "final": {"l21": 1.0, "bad": math.nan}}, "ratios": {"a": 3.0}}
+    for measure in ("texture", "disentangle"):
+        measurement_file(checkpoint, measure).write_text(json.dumps(stored))
+    assert read("texture", (4, 6), 16) == {"l21": 1.0}
+    assert read("disentangle", (4, 6), 16) == {"a": 3.0}
+    assert read("texture", (5, 6), 16) is None
+    assert read("texture", (4, 7), 16) is None
+    assert read("texture", (4, 6), 17) is None
+    for text in ("", "[]", "{}", json.dumps(stored | {"errors": {}})):
+        measurement_file(checkpoint, "texture").write_text(text)
+        assert read("texture", (4, 6), 16) is None

@@ -1,4 +1,4 @@
-"""Training steps of the quick start and samples of the synthetic world."""
+"""Samples of the synthetic world."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,31 +14,6 @@ from nl3dmm.assets.locations import asset_folder
 from nl3dmm.config import load_config
 from nl3dmm.settings import RunConfig
 from nl3dmm.synthetic.world import SyntheticWorld
-from nl3dmm.systems.highfidelity import HighFidelity
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def training(options: Options) -> Iterator[Section]:
-    """Forward and backward of the quick start, per image."""
-    config, size = _config(), _batch(options)
-    world = _world(config)
-    batch = world.sample(torch.arange(size))
-    system = HighFidelity(config.highfidelity, world.template)
-
-    def step(watch: Stopwatch, stage: str, dtype: str) -> None:
-        system.model.network_dtype = _DTYPES[dtype]
-        system.zero_grad(set_to_none=True)
-        with watch.phase("forward"):
-            total = system.objective(batch, getattr(config.loss, stage)).total
-        with watch.phase("backward"):
-            total.backward()
-
-    cases = [
-        Case({"threads": threads, "stage": stage, "dtype": dtype}, partial(step, stage=stage, dtype=dtype), size)
-        for threads, stage, dtype in product(options.threads, ("pretrain", "finetune"), _DTYPES)
-    ]
-    yield Section("step", "training step of the quick start, ms per image", cases, "dtype")
 
 
 def world(options: Options) -> Iterator[Section]:

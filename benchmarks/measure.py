@@ -16,7 +16,15 @@ from nl3dmm.errors import BackendError
 
 TOTAL = "total"
 WARM_UP = 2
+_FEW = 4  # phases with their total; a case of more has stages
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}  # cpu: all threads of this process together
+
+
+def read_clocks() -> dict[str, float]:
+    """Seconds; what was given to a GPU is done by then."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return {clock: read() for clock, read in _CLOCKS.items()}
 
 
 class Stopwatch:
@@ -24,13 +32,20 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, dict[str, float]] = {name: defaultdict(float) for name in _CLOCKS}
+        self.facts: dict[str, float] = {}  # what else a task found out
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        started = {clock: read() for clock, read in _CLOCKS.items()}
+        started = read_clocks()
         yield
-        for clock, read in _CLOCKS.items():
-            self.seconds[clock][name] += read() - started[clock]
+        self.charge(name, started)
+
+    def charge(self, name: str, since: Mapping[str, float]) -> dict[str, float]:
+        """Count the time since then for a phase; returns the clocks now."""
+        now = read_clocks()
+        for clock, reading in now.items():
+            self.seconds[clock][name] += reading - since[clock]
+        return now
 
     def total(self, clock: str) -> float:
         return sum(self.seconds[clock].values())
@@ -58,12 +73,22 @@ class Section:
     title: str
     cases: list[Case]
     compared: str = ""
+    clock: str = "cpu"  # of tables of many phases
 
     def groups(self) -> list[list[Case]]:
         def common(case: Case) -> list:
             return [item for item in case.labels.items() if item[0] != self.compared]
 
         return [list(group) for _, group in groupby(self.cases, common)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A table of what is counted rather than timed; all rows have the same columns."""
+
+    name: str
+    title: str
+    rows: list[dict[str, str | int | float | None]]
 
 
 @dataclass(frozen=True)
@@ -82,9 +107,21 @@ class Result:
     phases: dict[str, dict[str, Spread]] = field(default_factory=dict)  # phase -> clock
     ratio: dict[str, float] = field(default_factory=dict)  # clock -> median of total / total of the group's first case
     skipped: str = ""  # why
+    items_per_second: float | None = None  # by the clock on the wall
+    facts: dict[str, float] = field(default_factory=dict)  # of the last repetition
 
     def as_dict(self) -> dict:
-        return {key: value for key, value in asdict(self).items() if value not in ("", {})}
+        found = {key: value for key, value in asdict(self).items() if value not in ("", {}, None)}
+        return found | {"shares": self.shares("wall")} if self.has_stages else found
+
+    @property
+    def has_stages(self) -> bool:
+        return len(self.phases) > _FEW
+
+    def shares(self, clock: str) -> dict[str, float]:
+        """Of each phase in the total."""
+        total = max(self.phases[TOTAL][clock].median, 1e-12)
+        return {phase: of[clock].median / total for phase, of in self.phases.items() if phase != TOTAL}
 
 
 def measure_group(cases: list[Case], repetitions: int) -> list[Result]:
@@ -115,7 +152,7 @@ def _warm_up(case: Case) -> str:
     try:
         for _ in range(WARM_UP):
             _call(case)
-    except (BackendError, ImportError) as error:
+    except (BackendError, ImportError, torch.OutOfMemoryError) as error:
         return str(error) or type(error).__name__
     return ""
 
@@ -126,7 +163,8 @@ def _result(case: Case, watches: list[Stopwatch], first: list[Stopwatch]) -> Res
         phase: {clock: _spread([run[phase] for run in runs[clock]]) for clock in _CLOCKS} for phase in runs["wall"][0]
     }
     ratio = {clock: _ratio(watches, first, clock) for clock in _CLOCKS} if first else {}
-    return Result(case.labels, len(watches), phases, ratio)
+    per_second = 1e3 / max(phases[TOTAL]["wall"].median, 1e-9)
+    return Result(case.labels, len(watches), phases, ratio, items_per_second=per_second, facts=watches[-1].facts)
 
 
 def _spread(samples: list[float]) -> Spread:

@@ -46,7 +46,7 @@ def _hardware() -> dict[str, str]:
     import torch
 
     from nl3dmm.settings import TrainingConfig
-    from nl3dmm.training import network_dtype
+    from nl3dmm.training.module import network_dtype
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none found; training and fitting run on CPU"
     dtype = str(network_dtype(TrainingConfig())).removeprefix("torch.")

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.progress import Progress
 
     from nl3dmm.checkpoint import load_system
-    from nl3dmm.evaluation import Protocol, evaluate, table
+    from nl3dmm.evaluation.accuracy import Protocol, evaluate, table
     from nl3dmm.outputs import prepare_output_folder
 
     console = Console()
@@ -77,11 +77,11 @@ def _measure(name: str, arguments: Sequence[str]) -> int:
 
     from nl3dmm.checkpoint import load_system
     from nl3dmm.data.scans import is_scan_folder
-    from nl3dmm.disentangle import disentangle, ratios_table
-    from nl3dmm.evaluation import Protocol
+    from nl3dmm.evaluation.accuracy import Protocol
+    from nl3dmm.evaluation.disentangle import disentangle, ratios_table
+    from nl3dmm.evaluation.representation import errors_table, shape, texture
+    from nl3dmm.evaluation.scan_fit import scan_shape
     from nl3dmm.outputs import prepare_output_folder
-    from nl3dmm.representation import errors_table, shape, texture
-    from nl3dmm.scan_fit import scan_shape
 
     console = Console()
     trained = load_system(options.checkpoint)

@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from nl3dmm import figures
     from nl3dmm.data.images import write_png
+    from nl3dmm.figures import pictures
     from nl3dmm.outputs import prepare_output_folder
 
     console = Console()
     prepare_output_folder(output.parent)
     systems, batch = _load(options, labels)
-    draw = {4: figures.reconstruction, 5: figures.pairing, 6: figures.symmetry, 7: figures.texture}[options.number]
+    draw = {4: pictures.reconstruction, 5: pictures.pairing, 6: pictures.symmetry, 7: pictures.texture}[options.number]
     steps = _STEPS[options.number] if options.steps is None else options.steps
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"figure {options.number}", total=len(systems) * len(batch.image))
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = "photo(s)" if options.photos else "unseen synthetic face(s)"
     title = f"figure {options.number}: {len(batch.image)} {shown}, {steps} latent steps; {figure.measure}"
     console.print(f"\n{title}", soft_wrap=True)
-    console.print(figures.numbers_table(figure.numbers), highlight=False, soft_wrap=True)
+    console.print(pictures.numbers_table(figure.numbers), highlight=False, soft_wrap=True)
     console.print(f"\nstored in {output}", highlight=False, soft_wrap=True)
     return 0
 
@@ -100,8 +100,8 @@ def _run_name(path: Path) -> str:
 def _load(options: Namespace, labels: list[str]):
     """The systems by their labels, and the faces that all of them are shown."""
     from nl3dmm.checkpoint import load_system
-    from nl3dmm.evaluation import TEST_SEED
-    from nl3dmm.figure_faces import check_alike, find_photos, photo_faces, unseen_faces
+    from nl3dmm.evaluation.accuracy import TEST_SEED
+    from nl3dmm.figures.faces import check_alike, find_photos, photo_faces, unseen_faces
 
     photos = find_photos(options.photos)[: options.faces] if options.photos else []
     systems = {label: load_system(path) for label, path in zip(labels, options.checkpoints, strict=True)}

@@ -177,7 +177,8 @@ class FaceModel(nn.Module):
         maps = geometry.maps
         if geometry.vertices_final is geometry.vertices_proxy and maps.albedo_final is maps.albedo_proxy:
             one = self.render_final(face, geometry, image_size)
-            return FourRenderings(*(one.images[:, 0],) * 4, *(one.mask,) * 2, one.shading, one.normals)
+            image, mask = one.images[:, 0], one.mask
+            return FourRenderings(image, image, image, image, mask, mask, one.shading, one.normals)
         drawn = self.render(
             concatenate([face, face]),
             torch.cat([geometry.vertices_proxy, geometry.vertices_final]),

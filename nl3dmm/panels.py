@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from nl3dmm.figures.sheets import on_white
 from nl3dmm.geometry.camera import project, rotation_from_euler, weak_perspective, zoom
 from nl3dmm.geometry.lighting import directional_light, light_albedo, white_light
 from nl3dmm.losses.pixels import pixel_distance
 from nl3dmm.model import Face, FaceModel, Geometry
 from nl3dmm.render.scene import Rendering, composite, render_geometry, render_textures
-from nl3dmm.sheets import on_white
 from nl3dmm.types import Camera, FaceBatch
 
 _GAP = 2  # px between pictures

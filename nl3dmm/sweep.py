@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nl3dmm.cli import Parser, report_errors
-from nl3dmm.comparison import (
+from nl3dmm.errors import ConfigError
+from nl3dmm.sweeps.comparison import (
     MEASURES,
     Measured,
     comparison,
@@ -25,8 +26,7 @@ from nl3dmm.comparison import (
     read_metrics,
     write_comparison,
 )
-from nl3dmm.errors import ConfigError
-from nl3dmm.sweep_jobs import TRAINING, Job, Outcome, run_jobs, training_progress
+from nl3dmm.sweeps.jobs import TRAINING, Job, Outcome, run_jobs, training_progress
 
 Protocols = Mapping[str, tuple[int, int]]  # measurement -> test faces, latent steps
 _NOTHING = "none"
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from nl3dmm.outputs import prepare_output_folder
-    from nl3dmm.sweep_plan import plan_sweep, read_sweep, settle
+    from nl3dmm.sweeps.plan import plan_sweep, read_sweep, settle
 
     threads = max(1, cores() // options.jobs)
     file = read_sweep(options.file)

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.print_config:
         print(config_to_yaml(config), end="")
         return 0
-    from nl3dmm.run import run_training
+    from nl3dmm.training.run import run_training
 
     run_training(config)
     return 0

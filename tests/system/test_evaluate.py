@@ -10,7 +10,7 @@ import torch
 
 from nl3dmm.errors import ConfigError
 from nl3dmm.evaluate import main
-from nl3dmm.evaluation import (
+from nl3dmm.evaluation.accuracy import (
     METRICS,
     TEST_SEED,
     Protocol,
@@ -22,7 +22,7 @@ from nl3dmm.evaluation import (
     similarity_aligned,
     training_world,
 )
-from nl3dmm.evaluation import test_world as unseen_world  # its own name would be collected as a test
+from nl3dmm.evaluation.accuracy import test_world as unseen_world  # its own name would be collected as a test
 from nl3dmm.geometry.camera import project, rotation_from_euler
 from nl3dmm.model import Face
 from nl3dmm.types import Latents

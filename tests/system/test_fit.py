@@ -13,7 +13,7 @@ from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.crop import crop_from_landmarks
 from nl3dmm.data.images import read_image, write_png
 from nl3dmm.data.landmark_files import read_landmarks
-from nl3dmm.evaluation import landmark_nme, training_world
+from nl3dmm.evaluation.accuracy import landmark_nme, training_world
 from nl3dmm.fit import main
 from nl3dmm.fitting import photometric_errors
 from nl3dmm.geometry.camera import project

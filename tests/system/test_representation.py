@@ -11,7 +11,11 @@ import pytest
 import torch
 from aflw2000_files import write_face
 
-from nl3dmm.disentangle import (
+from nl3dmm.errors import ConfigError
+from nl3dmm.evaluate import main
+from nl3dmm.evaluation.accuracy import Protocol, face_errors
+from nl3dmm.evaluation.accuracy import test_world as unseen_world
+from nl3dmm.evaluation.disentangle import (
     SIDE_YAW,
     disentangle,
     end_errors,
@@ -20,12 +24,8 @@ from nl3dmm.disentangle import (
     residual_energies,
     side_faces,
 )
-from nl3dmm.errors import ConfigError
-from nl3dmm.evaluate import main
-from nl3dmm.evaluation import Protocol, face_errors
-from nl3dmm.evaluation import test_world as unseen_world
+from nl3dmm.evaluation.representation import open_faces, shape, texture
 from nl3dmm.geometry.camera import project
-from nl3dmm.representation import open_faces, shape, texture
 
 SMALL = Protocol(faces=4, latent_steps=6, batch_size=4, camera="mixed")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning import Callback
 
-import nl3dmm.run
+import nl3dmm.training.run
 from nl3dmm.checkpoint import load_system
 from nl3dmm.checkpoint_io import load_checkpoint
-from nl3dmm.training import build_trainer
+from nl3dmm.training.module import build_trainer
 
 STEPS, BORDER = 16, 6  # pre-training ends after step 6; checkpoints are written every 4 steps
 Order = dict[int, list[int]]
@@ -41,8 +41,8 @@ def watched(train) -> Callable[..., tuple[int, Order]]:
             return build_trainer(config, [*callbacks, Watch(order, stop_after)], first_step)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nl3dmm.run, "build_trainer", build)
-            patch.setattr(nl3dmm.run, "_summarise", lambda *_: None)
+            patch.setattr(nl3dmm.training.run, "build_trainer", build)
+            patch.setattr(nl3dmm.training.run, "_summarise", lambda *_: None)
             return train(folder, *overrides), order
 
     return run

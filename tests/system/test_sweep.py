@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nl3dmm.checkpoint_io import load_checkpoint
-from nl3dmm.comparison import measurement_file
 from nl3dmm.sweep import main
+from nl3dmm.sweeps.comparison import measurement_file
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = """

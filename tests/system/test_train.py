@@ -15,7 +15,7 @@ from nl3dmm.checkpoint_io import load_checkpoint
 from nl3dmm.config import load_config
 from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.images import read_image
-from nl3dmm.evaluation import training_world
+from nl3dmm.evaluation.accuracy import training_world
 from nl3dmm.settings import RunConfig
 from nl3dmm.train import main
 

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from nl3dmm import figures
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.errors import CheckpointError, ConfigError, ShapeError
-from nl3dmm.evaluation import face_errors
-from nl3dmm.figure_faces import check_alike
-from nl3dmm.figures import Figure, numbers_table, pairing, reconstruction, symmetry, texture
+from nl3dmm.evaluation.accuracy import face_errors
+from nl3dmm.evaluation.representation import TextureFit, texture_errors
+from nl3dmm.figures import pictures
+from nl3dmm.figures.faces import check_alike
+from nl3dmm.figures.pictures import Figure, numbers_table, pairing, reconstruction, symmetry, texture
+from nl3dmm.figures.sheets import diverging, fitted
 from nl3dmm.geometry.camera import rotation_from_euler, weak_perspective
 from nl3dmm.render.uv import unwrap_photo
-from nl3dmm.representation import TextureFit, texture_errors
 from nl3dmm.settings import RunConfig
-from nl3dmm.sheets import diverging, fitted
 from nl3dmm.systems.highfidelity import HighFidelity, HighFidelityConfig
 
-CELL, GAP, HEADING, CAPTION = figures.CELL, 8, 33, 27
+CELL, GAP, HEADING, CAPTION = pictures.CELL, 8, 33, 27
 ALL = (reconstruction, pairing, symmetry, texture)
 
 
@@ -188,7 +188,7 @@ def test_the_hidden_side_is_turned_to_the_viewer(trained, small_template):
     model, zero = trained.system.model, torch.zeros(8)
     with torch.no_grad():
         face = model.encode(batch.image)
-        visible, hidden, yaw = figures._hidden(model, batch, face, model.decode(face.latents))
+        visible, hidden, yaw = pictures._hidden(model, batch, face, model.decode(face.latents))
     assert not (visible & hidden).any()
     rotation = rotation_from_euler(zero, torch.deg2rad(yaw), zero)
     camera = weak_perspective(rotation, torch.zeros(8, 2), zero + 0.2, torch.full((8, 2), 24.0))
@@ -198,7 +198,7 @@ def test_the_hidden_side_is_turned_to_the_viewer(trained, small_template):
 
 @pytest.mark.parametrize(("value", "limit"), [(0.1, 0.1), (0.11, 0.2), (0.3, 0.5), (0.51, 1), (1.0, 1), (7.3, 10)])
 def test_limits_are_round(value, limit):
-    assert figures._round_up(value) == pytest.approx(limit)
+    assert pictures._round_up(value) == pytest.approx(limit)
 
 
 def test_the_table_is_aligned():

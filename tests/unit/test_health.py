@@ -9,11 +9,11 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from nl3dmm.health import HealthMonitor, ailments, effective_rank, vital_signs
 from nl3dmm.losses.objective import Estimate
 from nl3dmm.model import ModelConfig
 from nl3dmm.nn.uv_decoder import DecoderConfig
 from nl3dmm.settings import LoggingConfig, RunConfig, TrainingConfig
+from nl3dmm.training.health import HealthMonitor, ailments, effective_rank, vital_signs
 from nl3dmm.types import Latents, UVMaps
 
 FACES, SIZE = 16, (8, 8)

@@ -9,10 +9,10 @@ from nl3dmm.data.bank import FaceBank
 from nl3dmm.data.labels import CoarseLabels, LabelConfig
 from nl3dmm.data.module import BankDataModule
 from nl3dmm.errors import ConfigError
-from nl3dmm.linear_basis import fit_linear_model
 from nl3dmm.model import FaceModel
 from nl3dmm.nn.uv_decoder import DecoderConfig
 from nl3dmm.systems.weights import LABEL_TERMS, LossConfig, LossWeights
+from nl3dmm.training.linear_basis import fit_linear_model
 
 FACES = torch.arange(40)
 

@@ -7,9 +7,9 @@ import torch
 
 from nl3dmm.data.bank import FaceBank
 from nl3dmm.errors import ConfigError
-from nl3dmm.linear_basis import fit_linear_model
 from nl3dmm.model import FaceModel, ModelConfig
 from nl3dmm.nn.uv_decoder import DecoderConfig
+from nl3dmm.training.linear_basis import fit_linear_model
 from nl3dmm.types import Latents
 
 

@@ -9,15 +9,10 @@ import torch
 
 from nl3dmm.data.images import write_png
 from nl3dmm.data.truth import TruthFaces
-from nl3dmm.detail_metrics import detail_region, detail_scores, detail_sigma, high_pass
 from nl3dmm.errors import AssetError, ShapeError
-from nl3dmm.geometry.camera import project, rotation_from_euler
-from nl3dmm.geometry.similarity import similarity_aligned
-from nl3dmm.latent_search import LandmarkTarget, MeshTarget, ends, fit_shape, minimise
-from nl3dmm.losses.pixels import l21
-from nl3dmm.model import FaceModel
-from nl3dmm.render.scene import render_textures
-from nl3dmm.representation import (
+from nl3dmm.evaluation.detail import detail_region, detail_scores, detail_sigma, high_pass
+from nl3dmm.evaluation.latent_search import LandmarkTarget, MeshTarget, ends, fit_shape, minimise
+from nl3dmm.evaluation.representation import (
     TextureFit,
     draw_truth,
     errors_table,
@@ -26,6 +21,11 @@ from nl3dmm.representation import (
     placement_errors,
     texture_errors,
 )
+from nl3dmm.geometry.camera import project, rotation_from_euler
+from nl3dmm.geometry.similarity import similarity_aligned
+from nl3dmm.losses.pixels import l21
+from nl3dmm.model import FaceModel
+from nl3dmm.render.scene import render_textures
 from nl3dmm.types import Latents
 
 UV = (64, 80)

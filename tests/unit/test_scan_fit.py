@@ -6,9 +6,9 @@ import torch
 
 from nl3dmm.data.scans import Scan, is_scan_folder, read_scan
 from nl3dmm.errors import AssetError
+from nl3dmm.evaluation.scan_fit import face_vertices, fit_scan, place, scan_errors
 from nl3dmm.geometry.camera import rotation_from_euler
 from nl3dmm.model import FaceModel
-from nl3dmm.scan_fit import face_vertices, fit_scan, place, scan_errors
 from nl3dmm.types import Latents
 
 

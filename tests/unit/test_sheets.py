@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nl3dmm.sheets import Cell, Column, diverging, fitted, fitted_map, on_white, sheet
+from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, on_white, sheet
 
 TOP = 8 + 33  # px above the pictures: the border and a line of headings
 

@@ -16,7 +16,12 @@ import yaml
 from rich.console import Console
 
 from nl3dmm.assets.locations import asset_folder
-from nl3dmm.comparison import (
+from nl3dmm.config import load_config
+from nl3dmm.errors import ConfigError
+from nl3dmm.run_config import run_config
+from nl3dmm.settings import RunConfig
+from nl3dmm.sweep import main
+from nl3dmm.sweeps.comparison import (
     Measured,
     comparison,
     comparison_text,
@@ -25,13 +30,8 @@ from nl3dmm.comparison import (
     read_metrics,
     write_comparison,
 )
-from nl3dmm.config import load_config
-from nl3dmm.errors import ConfigError
-from nl3dmm.run_config import run_config
-from nl3dmm.settings import RunConfig
-from nl3dmm.sweep import main
-from nl3dmm.sweep_jobs import TRAINING, Job, Outcome, _Active, _Clock, duration, run_jobs, training_progress
-from nl3dmm.sweep_plan import SweepRun, plan_sweep, read_sweep, settle
+from nl3dmm.sweeps.jobs import TRAINING, Job, Outcome, _Active, _Clock, duration, run_jobs, training_progress
+from nl3dmm.sweeps.plan import SweepRun, plan_sweep, read_sweep, settle
 from nl3dmm.train import main as train
 
 CONFIGS = asset_folder("configs")
@@ -358,7 +358,7 @@ ORPHAN = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from nl3dmm.sweep_jobs import Job, run_jobs
+from nl3dmm.sweeps.jobs import Job, run_jobs
 code = '''
 import os, time
 from pathlib import Path

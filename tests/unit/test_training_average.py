@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nl3dmm.averaging import WeightAverage, averaged_weights
+from nl3dmm.training.averaging import WeightAverage, averaged_weights
 
 DECAY, WARMUP, STEPS = 0.3, 2, 5
 DECAYS = (0.0, 0.0, 2 / 11, 3 / 12, 0.3)  # (1 + n) / (10 + n) grows beyond 0.3 at n = 3

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from nl3dmm.nn.perceptual import PerceptualConfig
 from nl3dmm.settings import RunConfig, TrainingConfig
 from nl3dmm.systems.weights import LossConfig
-from nl3dmm.training import TrainingModule, learning_rate_factor
+from nl3dmm.training.module import TrainingModule, learning_rate_factor
 
 BATCHES = 2
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.data.scans import Scan, read_scan
-from nl3dmm.evaluation import OUTER_EYES, Protocol
+from nl3dmm.evaluation.accuracy import OUTER_EYES, Protocol
+from nl3dmm.evaluation.latent_search import RATES, decode_vertices, ends, minimise
 from nl3dmm.geometry.similarity import similarity
-from nl3dmm.latent_search import RATES, decode_vertices, ends, minimise
 from nl3dmm.model import FaceModel
 
 _ROUNDS = 5  # alignment and nearest points are found anew at the start of each

@@ -12,15 +12,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
-from nl3dmm.detail_metrics import detail_scores
 from nl3dmm.errors import ConfigError
-from nl3dmm.evaluation import Protocol, test_world, training_world
+from nl3dmm.evaluation.accuracy import Protocol, test_world, training_world
+from nl3dmm.evaluation.detail import detail_scores
+from nl3dmm.evaluation.representation import fit_texture, known
 from nl3dmm.fitting import FitConfig, optimise_faces
 from nl3dmm.geometry.uv import erode
 from nl3dmm.losses.pixels import l21, masked_mean, pixel_distance
 from nl3dmm.model import Face, FaceModel
 from nl3dmm.render.uv import UVObservation, unwrap_photo
-from nl3dmm.representation import fit_texture, known
 from nl3dmm.synthetic.world import SyntheticWorld, mean_face
 from nl3dmm.types import FaceBatch
 

@@ -13,10 +13,10 @@ from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.data.aflw2000 import AnnotatedPhotos, is_aflw2000_folder
 from nl3dmm.data.truth import TRUTH_FILE, TruthFaces
 from nl3dmm.errors import AssetError
-from nl3dmm.evaluation import Protocol, test_world, training_world
+from nl3dmm.evaluation.accuracy import Protocol, test_world, training_world
+from nl3dmm.evaluation.latent_search import LandmarkTarget, MeshTarget, ShapeTarget, fit_shape
 from nl3dmm.geometry.camera import weak_perspective
 from nl3dmm.geometry.similarity import Similarity
-from nl3dmm.latent_search import LandmarkTarget, MeshTarget, ShapeTarget, fit_shape
 from nl3dmm.model import FaceModel
 from nl3dmm.synthetic.world import SyntheticWorld, mean_face
 from nl3dmm.types import Camera, FaceBatch

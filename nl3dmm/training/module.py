@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from torch import Tensor
 
 from nl3dmm.assets.template import FaceTemplate
-from nl3dmm.averaging import WeightAverage
 from nl3dmm.checkpoint import check_template, describe, read_card
 from nl3dmm.checkpoint_io import VerifiedCheckpointIO
 from nl3dmm.errors import Nl3dmmError
@@ -22,6 +21,7 @@ from nl3dmm.losses.objective import Objective
 from nl3dmm.render import default_device
 from nl3dmm.settings import LoggingConfig, RunConfig, TrainingConfig
 from nl3dmm.systems.highfidelity import HighFidelity
+from nl3dmm.training.averaging import WeightAverage
 from nl3dmm.types import FaceBatch
 
 _ENCODER_STATE = "encoder_optimizer_state"

@@ -10,9 +10,9 @@ from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.data.crop import crop_from_landmarks, hull_mask
 from nl3dmm.data.images import read_image
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
-from nl3dmm.disentangle import side_faces
 from nl3dmm.errors import CheckpointError, ImageError
-from nl3dmm.evaluation import Protocol, test_world
+from nl3dmm.evaluation.accuracy import Protocol, test_world
+from nl3dmm.evaluation.disentangle import side_faces
 from nl3dmm.types import FaceBatch, concatenate
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nl3dmm.assets.template import FaceTemplate
-from nl3dmm.evaluation import OUTER_EYES
+from nl3dmm.evaluation.accuracy import OUTER_EYES
 from nl3dmm.geometry.mesh import vertex_normals
 from nl3dmm.geometry.similarity import Similarity, similarity, similarity_aligned
 from nl3dmm.model import FaceModel

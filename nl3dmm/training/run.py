@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from nl3dmm.assets.load import load_template
 from nl3dmm.assets.storage import save_template
-from nl3dmm.averaging import averaged_weights
 from nl3dmm.checkpoint import TEMPLATE_FILE, TrainedSystem, find_checkpoint, load_encoder, load_system
 from nl3dmm.config import config_to_yaml
 from nl3dmm.data.bank import FaceBank, default_cache
@@ -23,14 +22,15 @@ from nl3dmm.data.images import write_png
 from nl3dmm.data.labels import CoarseLabels
 from nl3dmm.data.module import BankDataModule
 from nl3dmm.errors import CheckpointError, ConfigError
-from nl3dmm.evaluation import Protocol, evaluate, sample_faces, table
-from nl3dmm.health import HealthMonitor
-from nl3dmm.linear_basis import fit_linear_model
+from nl3dmm.evaluation.accuracy import Protocol, evaluate, sample_faces, table
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import model_panel
 from nl3dmm.settings import RunConfig
 from nl3dmm.synthetic.world import SyntheticWorld
-from nl3dmm.training import TrainingModule, build_trainer
+from nl3dmm.training.averaging import averaged_weights
+from nl3dmm.training.health import HealthMonitor
+from nl3dmm.training.linear_basis import fit_linear_model
+from nl3dmm.training.module import TrainingModule, build_trainer
 from nl3dmm.types import FaceBatch
 
 _CONFIG_FILE = "config.yaml"

@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
-from nl3dmm.detail_metrics import detail_scores
 from nl3dmm.errors import ShapeError
-from nl3dmm.evaluation import Protocol
+from nl3dmm.evaluation.accuracy import Protocol
+from nl3dmm.evaluation.detail import detail_scores
+from nl3dmm.evaluation.latent_search import INNER, RATES, Errors, decode_albedo, ends, fit_shape, minimise
+from nl3dmm.evaluation.unseen_faces import WORLD, FaceSource, open_faces
 from nl3dmm.geometry.camera import project
-from nl3dmm.latent_search import INNER, RATES, Errors, decode_albedo, ends, fit_shape, minimise
 from nl3dmm.losses.pixels import l21, masked_mean
 from nl3dmm.model import Face, FaceModel
 from nl3dmm.render.scene import Rendering, render_textures
 from nl3dmm.render.uv import unwrap_photo
 from nl3dmm.types import FaceBatch
-from nl3dmm.unseen_faces import WORLD, FaceSource, open_faces
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]

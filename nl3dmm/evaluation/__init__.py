@@ -1,0 +1,1 @@
+"""Errors against exact truth, and what models can represent."""

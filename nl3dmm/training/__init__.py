@@ -1,0 +1,1 @@
+"""Lightning glue: a run from config to checkpoint."""

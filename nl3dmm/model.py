@@ -117,12 +117,13 @@ class FaceModel(nn.Module):
         self.surface = self.surface.to(self.device)
         return module
 
-    def _networks(self) -> torch.autocast:
+    def networks(self) -> torch.autocast:
+        """Where convolutions run in ``network_dtype``."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.network_dtype == torch.bfloat16)
 
     def encode(self, image: Float[Tensor, "batch 3 height width"]) -> Face:
         """Feed-forward estimate; image RGB in [0, 1] of ``image_size``."""
-        with self._networks():
+        with self.networks():
             output = self.encoder(image.contiguous(memory_format=torch.channels_last))
         size = (image.shape[-2], image.shape[-1])
         camera = camera_from_matrix if self.config.camera == "free" else camera_from_logits
@@ -138,7 +139,7 @@ class FaceModel(nn.Module):
 
     def decode_with(self, shape_decoder: nn.Module, albedo_decoder: nn.Module, latents: Latents) -> Geometry:
         """``decode`` with other decoders: modules from a latent to raw proxy and raw final maps."""
-        with self._networks():
+        with self.networks():
             raw_shapes = shape_decoder(latents.shape_latent)
             raw_albedos = albedo_decoder(latents.albedo_latent)
         shapes, albedos = _for_both(_bounded_mm, raw_shapes), _for_both(torch.sigmoid, raw_albedos)

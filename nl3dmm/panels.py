@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nl3dmm.figures.sheets import on_white
 from nl3dmm.geometry.camera import project, rotation_from_euler, weak_perspective, zoom
 from nl3dmm.geometry.lighting import directional_light, light_albedo, white_light
 from nl3dmm.losses.pixels import pixel_distance
@@ -32,6 +31,13 @@ def stack_rows(rows: list[Float[Tensor, "columns 3 _ _"]]) -> Float[Tensor, "3 h
         padded = torch.nn.functional.pad(row, (pad // 2, pad - pad // 2 + _GAP, 0, _GAP), value=1.0)
         lines.append(torch.cat(list(padded), dim=-1))
     return torch.cat(lines, dim=-2).clamp(0, 1)
+
+
+def on_white(
+    picture: Float[Tensor, "batch 3 height width"], share: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """The picture where ``share`` is 1, white where it is 0."""
+    return picture.clamp(0, 1) * share + (1 - share)
 
 
 def error_picture(

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.errors import ConfigError
 from nl3dmm.evaluation.representation import draw_truth, fit_texture, known
-from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, on_white, sheet
+from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, sheet
 from nl3dmm.fitting import FitConfig, optimise_faces
 from nl3dmm.geometry.uv import erode
 from nl3dmm.losses.pixels import l21, masked_mean, pixel_distance
 from nl3dmm.losses.shape import residual_soft_symmetry
 from nl3dmm.model import Face, FaceModel, Geometry
-from nl3dmm.panels import clay, clay_map, drawn_over
+from nl3dmm.panels import clay, clay_map, drawn_over, on_white
 from nl3dmm.render.uv import unwrap_photo
 from nl3dmm.types import FaceBatch
 

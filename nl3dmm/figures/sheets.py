@@ -89,13 +89,6 @@ def fitted_map(
     return values, ((share - 0.5) * max(factor, 1) + 0.5).clamp(0, 1)
 
 
-def on_white(
-    picture: Float[Tensor, "batch 3 height width"], share: Float[Tensor, "*#shape"]
-) -> Float[Tensor, "batch 3 height width"]:
-    """The picture where ``share`` is 1, white where it is 0."""
-    return picture.clamp(0, 1) * share + (1 - share)
-
-
 def diverging(values: Float[Tensor, "batch 1 height width"], limit: float) -> Float[Tensor, "batch 3 height width"]:
     """Blue at -limit over light grey at 0 to red at limit."""
     level = (values / limit).clamp(-1, 1)

@@ -108,7 +108,7 @@ class FeatureNetwork(nn.Module):
         self.weights_source = self._load(config.weights)
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
-        self.requires_grad_(False).eval()
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def _load(self, weights: str) -> str:
         path = Path(weights)
@@ -154,7 +154,7 @@ class FeatureNetwork(nn.Module):
         """
         if image.shape[-1] != self.size or image.shape[-2] != self.size:
             image = F.interpolate(image, (self.size, self.size), mode="bilinear", antialias=True)
-        value = (image - self.mean) / self.std
+        value = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features, block = [], "1"
         for position, (name, convolution) in enumerate(zip(self.names, self.convolutions, strict=True)):
             if position:
@@ -163,7 +163,8 @@ class FeatureNetwork(nn.Module):
                 value, block = F.max_pool2d(value, 2), name[4]
             value = convolution(value)
             if name in self.wanted:
-                features.append(value if self.relative else self._calibrated(value, name))
+                feature = value.float() if value.dtype == torch.bfloat16 else value  # under autocast
+                features.append(feature if self.relative else self._calibrated(feature, name))
         return features
 
     def _calibrated(self, value: Tensor, name: str) -> Tensor:

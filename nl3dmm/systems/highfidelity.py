@@ -151,10 +151,15 @@ class HighFidelity(nn.Module):
         """Of (S~, A) and (S, A~) before the photo: what hides the face is the photo's own in both pictures."""
         network = self.feature_network().to(batch.image.device)
         proxy_mask, final_mask = self._masks(batch, rendered)
-        target = network(batch.image)
+
+        def features_of(image: Tensor) -> list[Tensor]:
+            with self.model.networks():
+                return network(image)
+
+        target = features_of(batch.image)
 
         def distance(drawn: Tensor, mask: Tensor) -> Tensor:
-            features = network(composite(drawn, batch.image, mask))
+            features = features_of(composite(drawn, batch.image, mask))
             return feature_distance(features, target, network.layer_weights, network.relative)
 
         first = distance(rendered.proxy_final, proxy_mask)

@@ -92,10 +92,10 @@ class TrainingModule(LightningModule):
         config = self.config.training
         betas = (config.beta1, config.beta2)
         if config.encoder_step:
-            self.encoder_optimizer = torch.optim.Adam(self.system.model.encoder.parameters(), betas=betas)
+            self.encoder_optimizer = torch.optim.Adam(self.system.model.encoder.parameters(), betas=betas, fused=True)
             if self._encoder_state is not None:
                 self.encoder_optimizer.load_state_dict(self._encoder_state)
-        optimizer = torch.optim.Adam(self._parameter_groups(), betas=betas)
+        optimizer = torch.optim.Adam(self._parameter_groups(), betas=betas, fused=True)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

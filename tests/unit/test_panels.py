@@ -6,7 +6,7 @@ import torch
 from nl3dmm.geometry.camera import project
 from nl3dmm.losses.pixels import l21
 from nl3dmm.model import Face, FaceModel
-from nl3dmm.panels import _view, clay, clay_map, drawn_over, error_picture, model_panel, stack_rows
+from nl3dmm.panels import _view, clay, clay_map, drawn_over, error_picture, model_panel, on_white, stack_rows
 from nl3dmm.render.scene import composite
 
 
@@ -117,3 +117,9 @@ def test_clay_maps_show_the_shading_of_the_front(model):
     assert torch.equal(round_face[0], round_face[1])
     assert flat_face[0][inside].std() < round_face[0][inside].std()
     assert 0.1 < float(round_face[0][inside].min()) < float(round_face[0][inside].max()) <= 1
+
+
+def test_on_white():
+    picture = torch.full((1, 3, 2, 2), 0.4)
+    share = torch.tensor([[0.0, 1.0], [0.5, 0.0]])[None, None]
+    assert torch.allclose(on_white(picture, share)[0, 0], torch.tensor([[1.0, 0.4], [0.7, 1.0]]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, on_white, sheet
+from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, sheet
 
 TOP = 8 + 33  # px above the pictures: the border and a line of headings
 
@@ -105,12 +105,6 @@ def test_maps_are_resampled_from_their_mask_alone(side):
     assert float(share.mean()) == pytest.approx(float(mask.float().mean()), rel=0.1)
     assert share[0, 0, share.shape[2] // 2, share.shape[3] // 2] == 1
     assert share[0, 0, 0, 0] == 0
-
-
-def test_on_white():
-    picture = torch.full((1, 3, 2, 2), 0.4)
-    share = torch.tensor([[0.0, 1.0], [0.5, 0.0]])[None, None]
-    assert torch.allclose(on_white(picture, share)[0, 0], torch.tensor([[1.0, 0.4], [0.7, 1.0]]))
 
 
 def test_diverging_colours():

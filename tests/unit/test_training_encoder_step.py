@@ -62,10 +62,10 @@ def by_hand(system, batches, config: RunConfig) -> None:
     betas = (training.beta1, training.beta2)
     encoder = list(system.model.encoder.parameters())
     steps = (
-        (encoder, torch.optim.Adam(encoder, betas=betas), weights),
+        (encoder, torch.optim.Adam(encoder, betas=betas, fused=True), weights),
         (
             list(system.parameters()),
-            torch.optim.Adam(system.parameters(), betas=betas),
+            torch.optim.Adam(system.parameters(), betas=betas, fused=True),
             replace(weights, landmark=0.0),
         ),
     )

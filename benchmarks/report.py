@@ -2,18 +2,15 @@
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import TOTAL, Facts, Result, Section, Spread
+from nl3dmm.machine import commit, package_version, processor
 
-_CPU_INFO = Path("/proc/cpuinfo")
 _PACKAGES = ("torch", "numba", "deodr")
 _DIRECTIONS = ("forward", "backward")
 _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # decide what waiting threads cost
@@ -21,15 +18,15 @@ _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # decide 
 
 def machine(command: list[str]) -> dict:
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: package_version(package) for package in _PACKAGES},
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": commit(),
         "command": " ".join(["python -m benchmarks", *command]),
     }
 
@@ -118,27 +115,3 @@ def _ratio(result: Result, clock: str) -> str:
 
 def _text(labels: Mapping[str, str | int], without: str = "") -> str:
     return ", ".join(f"{key} {value}" for key, value in labels.items() if key != without)
-
-
-def _processor() -> str:
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _git(*arguments: str) -> str:
-    """Empty where there is no repository."""
-    folder = Path(__file__).parent
-    try:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""

@@ -15,12 +15,12 @@ from typing import Any
 
 from nl3dmm.cli import Parser, report_errors
 from nl3dmm.errors import ConfigError
+from nl3dmm.machine import cores
 from nl3dmm.sweeps.comparison import (
     MEASURES,
     Measured,
     comparison,
     comparison_text,
-    cores,
     measurement_file,
     provenance,
     read_metrics,

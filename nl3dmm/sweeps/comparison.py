@@ -2,16 +2,13 @@
 
 import json
 import math
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from nl3dmm.machine import commit, cores, package_version, processor
 from nl3dmm.outputs import atomic_path
 
 # Test faces and latent steps of each measurement, stated to every evaluation and compared with what is stored.
@@ -19,7 +16,6 @@ MEASURES = {"texture": (64, 200), "shape": (64, 200), "disentangle": (32, 60)}
 _END = "final"  # the end that counts; a model with one end has it too
 _DATA = "world"
 _AND = "; "  # between the attempts
-_CPU_INFO = Path("/proc/cpuinfo")
 
 Metrics = dict[str, float]
 
@@ -134,46 +130,11 @@ def provenance(folder: Path, command: str, makes_figures: bool = True) -> dict[s
     Args:
         makes_figures: False where this attempt only reads those that are there.
     """
-    try:
-        release = version("nl3dmm")
-    except PackageNotFoundError:  # a source tree that was never installed
-        release = "not installed"
-    own = {"command": command, "machine": f"{cores()} cores, {_processor()}", "nl3dmm": release, "commit": _commit()}
+    own = {"command": command, "machine": f"{cores()} cores, {processor()}", "commit": commit()}
+    own["nl3dmm"] = package_version("nl3dmm")
     try:
         stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         earlier = {key: str(stored[key]).split(_AND) for key in own}
     except (OSError, ValueError, KeyError, TypeError):
         return own
     return {key: _AND.join(dict.fromkeys([*earlier[key], *([own[key]] if makes_figures else [])])) for key in own}
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    root = Path(__file__).resolve().parents[1]
-    if not (root / "pyproject.toml").is_file():
-        return "none"
-    commit, changes = (_git(root, *command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno")))
-    return f"{commit[:12]}{'+' if changes else ''}" if commit else "none"
-
-
-def _git(root: Path, *command: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()

@@ -1,0 +1,98 @@
+"""``python -m benchmarks.ablation SWEEP...``: measurements of sweeps beside the paper's, in ``results/ablation.*``.
+
+Before it: ``python -m nl3dmm.sweep configs/sweep/ablation.yaml``. Measurements on other data than the synthetic world
+(``python -m nl3dmm.evaluate texture RUN --data FOLDER``) are found where they are stored, beside the checkpoints.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, stdev
+
+from nl3dmm.outputs import atomic_path
+
+MODELS = {
+    "linear": "linear",
+    "nonlinear": "nonlinear",
+    "global_local": "nonlinear+gl",
+    "proxy": "nonlinear+gl+proxy",
+}
+# Section 4.2; the linear model's texture is a published fit there, its shape the Basel model.
+PAPER = {
+    "texture": {"linear": 0.1287, "nonlinear": 0.0427, "nonlinear+gl": 0.0386, "nonlinear+gl+proxy": 0.0363},
+    "shape": {"linear": 0.0241, "nonlinear": 0.0146, "nonlinear+gl+proxy": 0.0139},
+}
+FIGURES = {"texture": ("l21", "detail_recovered"), "shape": ("nme", "distance_mm")}
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, str | int | float]
+
+
+def collect(sweep: Path) -> dict[str, list[Row]]:
+    """Measurement -> one row per run and data set."""
+    runs = json.loads((sweep / "results.json").read_text(encoding="utf-8"))["runs"]
+    rows: dict[str, list[Row]] = {measure: [] for measure in FIGURES}
+    for run in runs:
+        for measure, names in FIGURES.items():
+            for stored in _stored(Path(run["checkpoint"]), measure):
+                errors, protocol = stored["errors"]["final"], stored["protocol"]
+                row: Row = {"model": MODELS.get(run["setting"], run["setting"]), "seed": run["seed"]}
+                row |= {name: errors[name] for name in names if name in errors}
+                row |= {"template": stored["template"], "data": protocol["data"]}
+                rows[measure].append(row | {"faces": protocol["faces"], "latent_steps": protocol["latent_steps"]})
+    return rows
+
+
+def _stored(checkpoint: Path, measure: str) -> Iterator[dict]:
+    for file in sorted(checkpoint.parent.glob(f"{checkpoint.stem}.{measure}.*.json")):
+        yield json.loads(file.read_text(encoding="utf-8"))
+
+
+def markdown(rows: dict[str, list[Row]]) -> str:
+    """A table per measurement and data: the paper's figure, ours as mean and deviation over seeds."""
+    parts = []
+    for measure, found in rows.items():
+        for template, data in dict.fromkeys((row["template"], row["data"]) for row in found):
+            names = FIGURES[measure]
+            lines = [
+                f"## {measure}: {data}, template {template}",
+                "",
+                f"| model | paper | {' | '.join(names)} | seeds |",
+            ]
+            lines.append("|---" * (len(names) + 3) + "|")
+            chosen = [row for row in found if (row["template"], row["data"]) == (template, data)]
+            for model in dict.fromkeys(row["model"] for row in chosen):
+                own = [row for row in chosen if row["model"] == model]
+                cells = [_mean([float(row[name]) for row in own if name in row]) for name in names]
+                paper = PAPER[measure].get(str(model), "-")
+                lines.append(f"| {model} | {paper} | {' | '.join(cells)} | {len(own)} |")
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _mean(values: list[float]) -> str:
+    if not values:
+        return "-"
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser.add_argument("sweep", nargs="+", type=Path, help="folders of finished sweeps")
+    sweeps = parser.parse_args().sweep
+    rows: dict[str, list[Row]] = {measure: [] for measure in FIGURES}
+    for sweep in sweeps:
+        for measure, found in collect(sweep).items():
+            rows[measure] += found
+    stored = [json.loads((sweep / "results.json").read_text(encoding="utf-8")) for sweep in sweeps]
+    facts = {key: "; ".join(dict.fromkeys(each[key] for each in stored)) for key in ("machine", "commit", "command")}
+    with atomic_path(RESULTS / "ablation.json") as temporary:
+        temporary.write_text(json.dumps({**rows, **facts}, indent=1) + "\n", encoding="utf-8")
+    text = "\n".join(["# Ablation", "", *(f"- {key}: {value}" for key, value in facts.items()), "", markdown(rows)])
+    with atomic_path(RESULTS / "ablation.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -70,7 +70,7 @@ def find_checkpoint(path: str | Path, argument: str = "model") -> Path:
             return candidate
     raise CheckpointError(
         f"{argument}: got {path}, where no checkpoint is; expected a .ckpt file or a run folder. "
-        "Train one with: python -m nl3dmm.train"
+        + ("Train one with: python -m nl3dmm.train" if argument == "model" else "Train that run first.")
     )
 
 
@@ -111,16 +111,24 @@ def load_encoder(path: str | Path, model: FaceModel) -> None:
     """Give a new model the encoder of a trained system; decoders stay as they are.
 
     Raises:
-        CheckpointError: there is none, or it is of another size.
+        CheckpointError: there is none, or it belongs to another template, image size, camera, light or network.
     """
-    encoder = load_system(find_checkpoint(path, "encoder_from")).system.model.encoder
-    try:
-        model.encoder.load_state_dict(encoder.state_dict())
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"encoder_from: got {path}, whose encoder has another size ({error}); expected one of the same image_size, "
-            "latents, camera and encoder config. Choose another run, or its config."
-        ) from error
+    other = load_system(find_checkpoint(path, "encoder_from"))
+    found, wanted = _encoder_facts(other.system.model), _encoder_facts(model)
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise CheckpointError(
+                f"encoder_from: got {path}, whose {name} is {found[name]}; expected this run's, {value}. "
+                "Choose another run, or change this one's config."
+            )
+    model.encoder.load_state_dict(other.system.model.encoder.state_dict())
+
+
+def _encoder_facts(model: FaceModel) -> dict[str, Any]:
+    """What an encoder's outputs depend on beside its weights."""
+    config = model.config
+    names = ("image_size", "shape_latent", "albedo_latent", "encoder", "camera", "encoding")
+    return {"template": model.template.hash[:12]} | {name: getattr(config, name) for name in names}
 
 
 def _run_template(file: Path, config: RunConfig) -> FaceTemplate:

@@ -35,7 +35,7 @@ class TrainingConfig:
     linear_fraction: float = 0.2  # of the images: the encoder with linear decoders, on labels alone
     pretrain_fraction: float = 0.2  # of the images: the nonlinear decoders, on labels alone; the rest is fine-tuning
     learning_rate: float = 1e-3
-    encoder_rate: float = 1.0  # the encoder's share of the learning rate; below 1 where it has been trained before
+    encoder_rate: float = 1.0  # the encoder's share of the learning rate after the linear stage, which has trained it
     beta1: float = 0.5
     beta2: float = 0.999
     warmup_steps: int = 50
@@ -54,7 +54,9 @@ class TrainingConfig:
         check_range("training.images", self.images, self.batch_size, 1e12)
         check_range("training.decay_start", self.decay_start, 0, 1)
         check_range("training.linear_fraction", self.linear_fraction, 0, 1)
-        check_range("training.pretrain_fraction", self.pretrain_fraction, 0, 1 - self.linear_fraction)
+        check_range("training.pretrain_fraction", self.pretrain_fraction, 0, 1)
+        both = round(self.linear_fraction + self.pretrain_fraction, 9)  # 0.8 + 0.2 is a little more than 1
+        check_range("training.linear_fraction + training.pretrain_fraction", both, 0, 1)
         check_range("training.learning_rate", self.learning_rate, 0, 10)
         check_range("training.encoder_rate", self.encoder_rate, 0, 100)
         check_range("training.beta1", self.beta1, 0, 0.9999)
@@ -125,6 +127,11 @@ class RunConfig:
         check_range("seed", self.seed, 0, 1_000_000)  # larger seeds belong to test faces
         if self.system != "highfidelity":
             raise ConfigError(f"system: got {self.system!r}; expected 'highfidelity'. Other systems come later.")
+        if self.training.encoder_step and self.loss.landmark_reaches != "encoder":
+            raise ConfigError(
+                f"training.encoder_step: got true with loss.landmark_reaches={self.loss.landmark_reaches}; expected "
+                "encoder, or its first step would move the camera alone. Change one of them."
+            )
 
     @property
     def highfidelity(self) -> HighFidelityConfig:

@@ -104,7 +104,7 @@ class _PlacedMaximum(torch.autograd.Function):
             (*first.shape[:2], *uv_size), dtype=first.dtype, device=first.device, memory_format=torch.channels_last
         ).zero_()
         for area, feature in zip(areas, features, strict=True):
-            torch.maximum(placed[area], feature, out=placed[area])
+            placed[area] = torch.maximum(placed[area], feature)
         ctx.areas = areas
         ctx.save_for_backward(placed, *features)
         return placed

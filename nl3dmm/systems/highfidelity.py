@@ -72,7 +72,7 @@ class HighFidelity(nn.Module):
             decoders = self.model.shape_decoder, self.model.albedo_decoder
         geometry = self.model.decode_with(*decoders, face.latents)
         named = asdict(weights)
-        terms = self._supervised(batch, face, geometry)
+        terms = self._supervised(batch, face, geometry, weights.landmark > 0)
         return replace(weighted_sum(terms, named), estimate=Estimate(face.latents, geometry.maps).detach())
 
     def objective(self, batch: FaceBatch, weights: LossWeights, step: int = 0) -> Objective:
@@ -80,7 +80,7 @@ class HighFidelity(nn.Module):
         face = self.model.encode(batch.image)
         geometry = self.model.decode(face.latents)
         named = asdict(weights)
-        terms = self._supervised(batch, face, geometry) | self._regularisers(geometry)
+        terms = self._supervised(batch, face, geometry, weights.landmark > 0) | self._regularisers(geometry)
         terms["light_tint"] = light_tint(face.sh_coefficients)
         if weights.albedo_pairs > 0:
             pairs = random_pairs(self.skin_texels, batch.index, step)
@@ -94,11 +94,13 @@ class HighFidelity(nn.Module):
             estimate = replace(estimate, shading=rendered.proxy_shading)
         return replace(weighted_sum(terms, named), estimate=estimate.detach())
 
-    def _supervised(self, batch: FaceBatch, face: Face, geometry: Geometry) -> dict[str, Tensor]:
+    def _supervised(
+        self, batch: FaceBatch, face: Face, geometry: Geometry, landmarks_weigh: bool = True
+    ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         half_size = batch.image.shape[-1] / 2
         if batch.landmarks is not None:
-            terms["landmark"] = self._landmarks(batch.landmarks, face, geometry) / half_size
+            terms["landmark"] = self._landmarks(batch.landmarks, face, geometry, landmarks_weigh) / half_size
         if batch.camera is not None:
             origin = batch.image.new_zeros(len(batch.image), 1, 3)
             offset = project(face.camera, origin)[0] - project(batch.camera, origin)[0]
@@ -115,10 +117,10 @@ class HighFidelity(nn.Module):
             terms["albedo"] = residual_magnitude(difference, self.model.template.uv_mask)
         return terms
 
-    def _landmarks(self, target: Tensor, face: Face, geometry: Geometry) -> Tensor:
+    def _landmarks(self, target: Tensor, face: Face, geometry: Geometry, weigh: bool) -> Tensor:
         """Mean distance in px over both shapes; the gradient reaches the encoder only (``landmark_reaches``)."""
         outputs, latent = (geometry.vertices_proxy, geometry.vertices_final), face.latents.shape_latent
-        reaches = self.config.loss.landmark_reaches == "encoder" and latent.requires_grad
+        reaches = weigh and self.config.loss.landmark_reaches == "encoder" and latent.requires_grad
         copies = [vertices.detach().requires_grad_(reaches) for vertices in outputs]
         drawn = [project(face.camera, self.model.template.landmarks(vertices))[0] for vertices in copies]
         distance = (landmark_distance(drawn[0], target) + landmark_distance(drawn[1], target)) / 2

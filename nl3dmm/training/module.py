@@ -1,6 +1,7 @@
 """Lightning glue: optimisers, stages, finite guards. No maths."""
 
 import csv
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -83,8 +84,7 @@ class TrainingModule(LightningModule):
         optimizer.zero_grad()  # Lightning clears what this step leaves, but only before its own backward pass
         objective.total.backward(inputs=group["params"])
         self.log("encoder_gradient_norm", self._clip(group["params"]))
-        rate = config.learning_rate * config.encoder_rate
-        group["lr"] = rate * learning_rate_factor(self.global_step, config)
+        group["lr"] = config.learning_rate * encoder_rate_factor(self.global_step, config)
         optimizer.step()
         self.log("encoder_loss", objective.total)
 
@@ -95,19 +95,14 @@ class TrainingModule(LightningModule):
             self.encoder_optimizer = torch.optim.Adam(self.system.model.encoder.parameters(), betas=betas, fused=True)
             if self._encoder_state is not None:
                 self.encoder_optimizer.load_state_dict(self._encoder_state)
-        optimizer = torch.optim.Adam(self._parameter_groups(), betas=betas, fused=True)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """The encoder and everything else, with their learning rates."""
-        encoder, rate = list(self.system.model.encoder.parameters()), self.config.training.learning_rate
+        encoder = list(self.system.model.encoder.parameters())
         known = set(encoder)
         others = [parameter for parameter in self.system.parameters() if parameter not in known]
-        return [
-            {"params": encoder, "lr": rate * self.config.training.encoder_rate},
-            {"params": others, "lr": rate},
-        ]
+        groups = [{"params": encoder}, {"params": others}]
+        optimizer = torch.optim.Adam(groups, lr=config.learning_rate, betas=betas, fused=True)
+        factors = [functools.partial(factor, config=config) for factor in (encoder_rate_factor, learning_rate_factor)]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
         self,
@@ -157,6 +152,12 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
     progress = (step - start) / max(1, config.steps - start)
     low = config.final_learning_rate
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0), 1)))
+
+
+def encoder_rate_factor(step: int, config: TrainingConfig) -> float:
+    """The encoder's own: ``encoder_rate`` times as much as soon as the decoders join."""
+    share = 1.0 if config.stage(step) == "linear" else config.encoder_rate
+    return share * learning_rate_factor(step, config)
 
 
 def build_loggers(config: LoggingConfig, output: Path, first_step: int = 0) -> list[Logger]:

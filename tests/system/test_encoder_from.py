@@ -1,5 +1,6 @@
 """``encoder_from``: a run that starts with another run's encoder."""
 
+import pytest
 import torch
 
 from nl3dmm.checkpoint import load_system
@@ -25,10 +26,21 @@ def test_without_it_the_encoder_is_new(train, run, tmp_path):
     assert not torch.equal(start.encoder.trunk[0][0].weight, new.encoder.trunk[0][0].weight)
 
 
-def test_an_encoder_of_another_size_is_refused_before_faces_are_drawn(train, run, tmp_path, capsys):
-    assert train(tmp_path / "run", f"encoder_from={run.folder}", "model.shape_latent=9") == 1
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("model.shape_latent=9", "whose shape_latent is 8; expected this run's, 9"),
+        ("model.camera=free", "whose camera is weak_perspective; expected this run's, free"),
+        ("model.encoding=none", "whose encoding is srgb; expected this run's, none"),
+        ("uv_size=[48,48]", "whose template is"),
+    ],
+)
+def test_an_encoder_of_another_kind_is_refused_before_faces_are_drawn(
+    train, run, tmp_path, capsys, override, difference
+):
+    assert train(tmp_path / "run", f"encoder_from={run.folder}", override) == 1
     printed = capsys.readouterr()
-    assert f"encoder_from: got {run.folder}, whose encoder has another size" in printed.err
+    assert f"encoder_from: got {run.folder}, {difference}" in printed.err
     assert "drawing" not in printed.out
 
 

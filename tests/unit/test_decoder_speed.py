@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from nl3dmm.nn.blocks import deconv
-from nl3dmm.nn.uv_decoder import _PlacedMaximum
+from nl3dmm.nn.uv_decoder import UVDecoder, _PlacedMaximum
 
 BOXES = [(1, 2, 4, 5), (3, 4, 4, 4), (0, 0, 2, 3)]  # the first two overlap
 UV_SIZE = (8, 9)
@@ -42,3 +42,21 @@ def test_deconvolution_is_the_transposed_convolution(stride):
     image = torch.randn(2, 3, 6, 7, dtype=torch.float64)
     expected = F.conv_transpose2d(image, layer.weight, layer.bias, stride, 1, stride - 1)
     torch.testing.assert_close(layer(image), expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_placed_maximum_in_bfloat16_of_either_layout(layout):
+    parts = [part.detach().bfloat16().contiguous(memory_format=layout).requires_grad_() for part in features()]
+    fused, expected = _PlacedMaximum.apply(UV_SIZE, BOXES, *parts), padded_maximum(*parts)
+    assert fused.dtype == torch.bfloat16
+    assert torch.equal(fused, expected)
+    for found, wanted in zip(*(torch.autograd.grad(map_.sum(), parts) for map_ in (fused, expected)), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_a_decoder_with_local_pathways_can_be_exported(small_template, small_model_config):
+    decoder = UVDecoder(small_model_config.decoder, 8, small_template.uv_size, small_template.boxes).eval()
+    latent = torch.randn(2, 8)
+    exported = torch.export.export(decoder, (latent,)).module()
+    for found, wanted in zip(exported(latent), decoder(latent), strict=True):
+        torch.testing.assert_close(found, wanted)

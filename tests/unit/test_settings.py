@@ -6,6 +6,7 @@ from nl3dmm.assets.locations import asset_folder
 from nl3dmm.config import config_from_dict, config_to_dict, config_to_yaml, load_config
 from nl3dmm.errors import ConfigError
 from nl3dmm.settings import RunConfig, TrainingConfig
+from nl3dmm.systems.weights import LossConfig
 from nl3dmm.train import main
 
 FILES = sorted(file for file in asset_folder("configs").rglob("*.yaml") if file.parent.name != "sweep")
@@ -115,3 +116,19 @@ def test_configs_are_frozen():
         RunConfig().seed = 3
     with pytest.raises(ConfigError, match="seed: got -1"):
         RunConfig(seed=-1)
+
+
+@pytest.mark.parametrize(("linear", "pretrain"), [(0.8, 0.2), (0.9, 0.1), (1.0, 0.0)])
+def test_stages_may_fill_the_whole_run(linear, pretrain):
+    assert TrainingConfig(linear_fraction=linear, pretrain_fraction=pretrain).stage(0) == "linear"
+
+
+def test_stages_may_not_fill_more_than_the_run():
+    with pytest.raises(ConfigError, match=r"training.linear_fraction \+ training.pretrain_fraction: got 1.1"):
+        TrainingConfig(linear_fraction=0.8, pretrain_fraction=0.3)
+
+
+def test_two_steps_need_landmarks_that_reach_the_encoder():
+    with pytest.raises(ConfigError, match=r"training.encoder_step: got true with loss.landmark_reaches=camera"):
+        RunConfig(training=TrainingConfig(encoder_step=True))
+    RunConfig(training=TrainingConfig(encoder_step=True), loss=LossConfig(landmark_reaches="encoder"))

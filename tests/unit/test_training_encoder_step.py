@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from nl3dmm.nn.perceptual import PerceptualConfig
 from nl3dmm.settings import RunConfig, TrainingConfig
 from nl3dmm.systems.weights import LossConfig
-from nl3dmm.training.module import TrainingModule, learning_rate_factor
+from nl3dmm.training.module import TrainingModule, encoder_rate_factor, learning_rate_factor
 
 BATCHES = 2
 
@@ -143,3 +143,11 @@ def test_the_encoder_has_a_rate_of_its_own(config, batches, small_template, two_
     assert moved["encoder", 0.25] == pytest.approx(moved["encoder", 1.0] / 4, rel=1e-2)
     assert moved["encoder", 0.0] == 0
     assert moved["albedo_decoder", 0.0] == pytest.approx(moved["albedo_decoder", 1.0], rel=1e-2)
+
+
+def test_the_encoders_rate_falls_when_the_decoders_join():
+    training = TrainingConfig(
+        images=160, batch_size=16, linear_fraction=0.5, warmup_steps=0, decay_start=1.0, encoder_rate=0.25
+    )
+    assert [encoder_rate_factor(step, training) for step in (0, 4, 5, 9)] == [1.0, 1.0, 0.25, 0.25]
+    assert [learning_rate_factor(step, training) for step in (0, 9)] == [1.0, 1.0]

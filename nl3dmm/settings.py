@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from nl3dmm.config import check_range
+from nl3dmm.data.labels import SAMPLES as LABEL_SAMPLES
 from nl3dmm.data.labels import LabelConfig
 from nl3dmm.errors import ConfigError
 from nl3dmm.model import ModelConfig
@@ -127,6 +128,8 @@ class RunConfig:
         check_range("seed", self.seed, 0, 1_000_000)  # larger seeds belong to test faces
         if self.system != "highfidelity":
             raise ConfigError(f"system: got {self.system!r}; expected 'highfidelity'. Other systems come later.")
+        most = min(LABEL_SAMPLES, self.data.samples) // 2  # with more, shapes are as good as exact
+        check_range("labels.shape_coefficients", self.labels.shape_coefficients, 0, most)
         if self.training.encoder_step and self.loss.landmark_reaches != "encoder":
             raise ConfigError(
                 f"training.encoder_step: got true with loss.landmark_reaches={self.loss.landmark_reaches}; expected "

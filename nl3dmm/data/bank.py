@@ -1,16 +1,20 @@
 """A bank of synthetic faces on disk: the first N samples of a world, drawn once and read many times."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Int
 from torch import Tensor
 
@@ -19,6 +23,7 @@ from nl3dmm.synthetic.world import SyntheticWorld
 from nl3dmm.types import Camera, FaceBatch
 
 _CHUNK = 32
+_PARTIAL = ".partial"
 # Bump when the same config draws other faces than before: old banks must not be read.
 WORLD_VERSION = 3
 _FLOATS = {"landmarks": (68, 2), "rotation": (3, 3), "translation": (2,), "scale": (), "inverse_distance": ()}
@@ -47,9 +52,17 @@ class FaceBank:
         self.world = world
         self.size = size
         self.folder = cache / f"bank-{_key(world, size)}"
-        if not (self.folder / "card.json").exists():
-            self._build(progress)
-        self._arrays = {name: _open(self.folder / f"{name}.npy") for name in _layout(world, 1)}
+        _remove_abandoned(cache)
+        self._complete(progress)
+        self._arrays = self._open()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays: a spawned worker opens the files instead of getting a copy of them."""
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._arrays = self._open()
 
     def __len__(self) -> int:
         return self.size
@@ -74,33 +87,68 @@ class FaceBank:
             albedo=values["albedo"].float() / 255,
         )
 
-    def _build(self, progress: Callable[[int, int], None]) -> None:
-        """Draw into a sibling folder and rename it when complete, so that a killed run leaves no half bank."""
-        partial = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.partial")
+    def _open(self) -> dict[str, np.ndarray]:
+        return {name: _open(self.folder / f"{name}.npy") for name in _layout(self.world, 1)}
+
+    def _complete(self, progress: Callable[[int, int], None]) -> None:
+        """Draw the files, unless they are there or another process draws them: then wait for it."""
         try:
-            partial.mkdir(parents=True, exist_ok=True)
-            arrays = {
-                name: np.lib.format.open_memmap(partial / f"{name}.npy", "w+", dtype, (self.size, *shape))
-                for name, (dtype, shape) in _layout(self.world, self.size).items()
-            }
-            for indices in torch.arange(self.size).split(_CHUNK):
-                _store(arrays, self.world.sample(indices))
-                progress(int(indices[-1]) + 1, self.size)
-            for array in arrays.values():
-                array.flush()
-            card = {"size": self.size, "seed": self.world.seed, "world": asdict(self.world.config)}
-            (partial / "card.json").write_text(json.dumps(card, indent=1))
-            try:
-                partial.rename(self.folder)
-            except OSError:
-                if not (self.folder / "card.json").exists():  # else another process was faster with the same faces
-                    raise
+            if self._is_complete():
+                return
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(
+                self.folder.with_suffix(".lock")
+            ):  # the system frees it when its holder dies, however that was
+                if not self._is_complete():
+                    self._draw(progress)
         except OSError as error:
             raise OutputError(
                 f"data.cache: cannot write {self.folder} ({error.strerror}); expected a writable folder with room for "
                 f"{_bytes(self.world, self.size) / 1e6:.0f} MB. Set data.cache to another folder."
             ) from error
+
+    def _is_complete(self) -> bool:
+        return (self.folder / "card.json").exists()
+
+    def _draw(self, progress: Callable[[int, int], None]) -> None:
+        """Draw into a sibling folder and rename it when complete, so that a killed run leaves no half bank."""
+        if shutil.disk_usage(self.folder.parent).free < _bytes(self.world, self.size):
+            # Maps are files with holes: without this a full disk is a bus error in the middle of the work.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        partial = self.folder.with_suffix(_PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process: the lock is ours
+        try:
+            partial.mkdir()
+            self._fill(partial, progress)
+            card = {"size": self.size, "seed": self.world.seed, "world": asdict(self.world.config)}
+            (partial / "card.json").write_text(json.dumps(card, indent=1))
+            try:
+                partial.rename(self.folder)
+            except OSError:
+                if not self._is_complete():  # else a machine that sees other locks drew the same faces
+                    raise
         finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _fill(self, partial: Path, progress: Callable[[int, int], None]) -> None:
+        arrays = {
+            name: np.lib.format.open_memmap(partial / f"{name}.npy", "w+", dtype, (self.size, *shape))
+            for name, (dtype, shape) in _layout(self.world, self.size).items()
+        }
+        try:
+            for indices in torch.arange(self.size).split(_CHUNK):
+                _store(arrays, self.world.sample(indices))
+                progress(int(indices[-1]) + 1, self.size)
+            for name in arrays:
+                arrays[name].flush()
+        finally:
+            arrays.clear()  # Windows neither renames nor removes a folder with open maps
+
+
+def _remove_abandoned(cache: Path) -> None:
+    """Partial folders that killed processes left behind: nobody holds their locks."""
+    for partial in cache.glob(f"bank-*{_PARTIAL}"):
+        with suppress(Timeout, OSError), FileLock(partial.with_suffix(".lock"), timeout=0):
             shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from nl3dmm.config import check_range
 from nl3dmm.data.bank import FaceBank
 from nl3dmm.geometry.uv import low_pass
-from nl3dmm.nn.principal import PrincipalComponents, principal_components
+from nl3dmm.nn.principal import principal_components
 from nl3dmm.types import FaceBatch
 
 SAMPLES = 1000  # faces that the components of shape come from
@@ -28,7 +28,7 @@ class LabelConfig:
     albedo_blur: float = 0.0  # standard deviation of the albedo's low pass, in texels of a map 224 wide
 
     def __post_init__(self) -> None:
-        check_range("labels.shape_coefficients", self.shape_coefficients, 0, SAMPLES - 1)
+        check_range("labels.shape_coefficients", self.shape_coefficients, 0, SAMPLES // 2)
         check_range("labels.albedo_blur", self.albedo_blur, 0, _BLUR_WIDTH / 4)
 
 
@@ -39,12 +39,7 @@ class CoarseLabels:
         template = bank.world.template
         self._mask = template.uv_mask
         self._sigma = config.albedo_blur * template.uv_size[1] / _BLUR_WIDTH
-        self._components: PrincipalComponents | None = None
-        if config.shape_coefficients:
-            chunks = torch.arange(min(SAMPLES, len(bank))).split(_CHUNK)
-            # a mesh is a map of one channel, a row per vertex
-            meshes = [bank.world.vertices(chunk)[:, None] for chunk in chunks]
-            self._components = principal_components(lambda: meshes, config.shape_coefficients)
+        self._mean, self._directions = _linear_shapes(bank, config.shape_coefficients)
 
     def __call__(self, batch: FaceBatch) -> FaceBatch:
         """The batch with coarse shape and albedo where it has any."""
@@ -57,13 +52,23 @@ class CoarseLabels:
 
     def shape(self, vertices: Float[Tensor, "batch vertices 3"]) -> Float[Tensor, "batch vertices 3"]:
         """The nearest meshes (least squares, mm) in the span of the components."""
-        if self._components is None:
+        if not len(self._directions):
             return vertices
-        mean, basis = self._components.mean.flatten(), self._components.basis.flatten(1)
-        directions = basis / basis.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        centred = vertices.flatten(1) - mean
-        return (mean + (centred @ directions.T) @ directions).view_as(vertices)
+        centred = vertices.flatten(1) - self._mean
+        return (self._mean + (centred @ self._directions.T) @ self._directions).view_as(vertices)
 
     def albedo(self, maps: Float[Tensor, "batch 3 uv_height uv_width"]) -> Float[Tensor, "batch 3 uv_height uv_width"]:
         """Blurred within the map's mask."""
         return low_pass(maps, self._mask, self._sigma) if self._sigma else maps
+
+
+def _linear_shapes(bank: FaceBank, count: int) -> tuple[Float[Tensor, " size"], Float[Tensor, "count size"]]:
+    """Mean (mm) and orthonormal directions of most variance of the bank's shapes; nothing for ``count`` 0."""
+    faces = min(SAMPLES, len(bank))
+    if not count:
+        return torch.zeros(0), torch.zeros(0, 0)
+    # a mesh is a map of one channel, a row per vertex
+    meshes = [bank.world.vertices(chunk)[:, None] for chunk in torch.arange(faces).split(_CHUNK)]
+    components = principal_components(lambda: meshes, count)
+    basis = components.basis.flatten(1)
+    return components.mean.flatten(), basis / basis.norm(dim=1, keepdim=True).clamp_min(1e-12)

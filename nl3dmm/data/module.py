@@ -15,6 +15,11 @@ from nl3dmm.types import FaceBatch
 Labels = Callable[[FaceBatch], FaceBatch]
 
 
+def exact_labels(truth: FaceBatch) -> FaceBatch:
+    """The truth itself."""
+    return truth
+
+
 def batch_indices(
     seed: int, step: int, batch_size: int, samples: int, rank: int = 0, ranks: int = 1
 ) -> Int[Tensor, " batch"]:
@@ -64,7 +69,7 @@ class BankDataModule(LightningDataModule):
         batch_size: int,
         steps: int,
         workers: int = 0,
-        labels: Labels = lambda truth: truth,
+        labels: Labels = exact_labels,
     ):
         super().__init__()
         self.bank, self.seed, self.batch_size, self.steps, self.workers = bank, seed, batch_size, steps, workers

@@ -1,13 +1,20 @@
-"""The bank of faces on disk: round trip, reuse, kills, unwritable folders."""
+"""The bank of faces on disk: round trip, reuse, several processes, kills, unwritable folders."""
 
 import json
+import multiprocessing
 import os
+import pickle
+import shutil
 import stat
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from nl3dmm.data.bank import FaceBank, _bytes, default_cache
 from nl3dmm.errors import OutputError
@@ -34,6 +41,44 @@ def variant(world: SyntheticWorld, **changes) -> SyntheticWorld:
 
 class Killed(BaseException):
     """Stands for a kill: nobody catches it."""
+
+
+class SlowWorld(SyntheticWorld):
+    """Notes in a file how often anybody draws, and takes its time for all but the first chunk."""
+
+    def __init__(self, world: SyntheticWorld, log: Path, seconds: float):
+        vars(self).update(vars(world))
+        self.log, self.seconds = log, seconds
+
+    def sample(self, indices, *others):
+        time.sleep(self.seconds if indices[0] else 0)
+        with self.log.open("a") as file:
+            file.write(f"{int(indices[0])}\n")
+        return super().sample(indices, *others)
+
+    def drawn(self) -> list[int]:
+        return [int(line) for line in self.log.read_text().split()]
+
+
+def start_drawing(world: SyntheticWorld, cache: Path, barrier=None, seen: Path | None = None):
+    """A process that opens a bank of 70 faces, three chunks, and notes what it reads there."""
+    process = multiprocessing.get_context("spawn").Process(target=draw, args=(world, cache, barrier, seen), daemon=True)
+    process.start()
+    return process
+
+
+def draw(world: SyntheticWorld, cache: Path, barrier, seen: Path | None) -> None:
+    torch.set_num_threads(1)
+    if barrier is not None:
+        barrier.wait(120)
+    batch = FaceBank(world, 70, cache).read(torch.arange(70))
+    if seen is not None:
+        np.savez(seen, image=batch.image, albedo=batch.albedo, mask=batch.mask, vertices=batch.vertices)
+
+
+def folders(cache: Path) -> list[str]:
+    """Without the lock files, which stay."""
+    return sorted(path.name for path in cache.iterdir() if path.is_dir())
 
 
 def test_round_trip_at_8_bits(bank, small_world):
@@ -99,25 +144,67 @@ def test_another_size_or_template_is_another_bank(bank, small_world, small_templ
     assert FaceBank(variant(small_world, template=moved), COUNT, cache).folder != bank.folder
 
 
-def test_a_killed_run_leaves_no_bank(small_world, tmp_path):
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Killed])
+def test_a_stopped_run_leaves_nothing(small_world, tmp_path, stop):
     def die(done: int, total: int) -> None:
-        raise Killed
+        assert len(folders(tmp_path)) == 1  # partial
+        raise stop
 
-    with pytest.raises(Killed):
+    with pytest.raises(stop):
         FaceBank(small_world, 33, tmp_path, die)
-    assert list(tmp_path.iterdir()) == []
+    assert folders(tmp_path) == []
     assert len(FaceBank(small_world, 33, tmp_path).read(torch.arange(2)).image) == 2
 
 
-def test_what_a_hard_kill_leaves_behind_is_not_read(small_world, tmp_path):
-    """kill -9 cannot clean up: a partial folder of another process stays, and is no bank."""
-    name = FaceBank(small_world, 2, tmp_path / "other").folder.name
-    partial = tmp_path / f"{name}.99999.partial"
-    partial.mkdir()
-    np.save(partial / "image.npy", np.zeros(3))
-    bank = FaceBank(small_world, 2, tmp_path)
-    assert bank.folder.name == name
-    assert bank.read(torch.arange(2)).image.max() > 0
+def test_what_killed_processes_left_vanishes_and_what_living_ones_draw_stays(small_world, tmp_path):
+    bank = FaceBank(small_world, 33, tmp_path / "other")
+    own, abandoned, drawn = (tmp_path / f"{name}.partial" for name in (bank.folder.name, "bank-0", "bank-1"))
+    for partial in (own, abandoned, drawn):
+        partial.mkdir()
+        np.save(partial / "image.npy", np.zeros(3))
+    with FileLock(tmp_path / "bank-1.lock"):
+        assert FaceBank(small_world, 33, tmp_path).read(torch.tensor([0])).image.max() > 0
+    assert folders(tmp_path) == sorted([bank.folder.name, drawn.name, "other"])
+
+
+def test_processes_that_start_together_draw_once_and_read_the_same(small_world, tmp_path):
+    world, cache = SlowWorld(small_world, tmp_path / "log", 0.7), tmp_path / "cache"
+    barrier = multiprocessing.get_context("spawn").Barrier(2)
+    files = [tmp_path / f"{number}.npz" for number in range(2)]
+    processes = [start_drawing(world, cache, barrier, file) for file in files]
+    for process in processes:
+        process.join(200)
+        assert process.exitcode == 0
+    assert world.drawn() == [0, 32, 64]
+    bank = FaceBank(world, 70, cache)
+    assert folders(cache) == [bank.folder.name]
+    first, second = (np.load(file) for file in files)
+    for name in ("image", "albedo", "mask", "vertices"):
+        assert first[name].tobytes() == second[name].tobytes(), name
+    assert first["image"].tobytes() == bank.read(torch.arange(70)).image.numpy().tobytes()
+    assert world.drawn() == [0, 32, 64]
+
+
+def test_when_the_drawer_is_killed_another_process_draws(small_world, tmp_path):
+    world, cache = SlowWorld(small_world, tmp_path / "log", 1000), tmp_path / "cache"
+    drawer = start_drawing(world, cache)
+    while not world.log.exists():
+        assert drawer.is_alive()
+        time.sleep(0.05)
+    threading.Timer(0.5, drawer.kill).start()
+    bank = FaceBank(small_world, 70, cache)
+    drawer.join()
+    assert drawer.exitcode not in (0, None)
+    assert folders(cache) == [bank.folder.name]
+    assert bank.read(torch.tensor([69])).image.max() > 0
+
+
+def test_a_pickled_bank_is_small_and_opens_its_files_again(bank):
+    content = pickle.dumps(bank)
+    assert len(content) < len(pickle.dumps(bank.world)) + 1000 < 5e6
+    again, rows = pickle.loads(content), torch.tensor([34, 0])
+    for name in ("image", "albedo", "mask", "landmarks", "vertices"):
+        assert getattr(again.read(rows), name).equal(getattr(bank.read(rows), name)), name
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
@@ -135,6 +222,13 @@ def test_unwritable_cache_is_an_error(small_world, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"data.cache: cannot write .*expected a writable folder with room for"):
         FaceBank(small_world, 2, tmp_path / "file")
+
+
+def test_a_full_disk_is_an_error(small_world, tmp_path):
+    faces = shutil.disk_usage(tmp_path).free // _bytes(small_world, 1) * 2
+    with pytest.raises(OutputError, match=r"data.cache: cannot write .*No space left .*with room for \d+ MB"):
+        FaceBank(small_world, faces, tmp_path)
+    assert folders(tmp_path) == []
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
@@ -163,7 +257,7 @@ def test_a_bank_that_another_process_finished_first_is_used(small_world, tmp_pat
 
     image = FaceBank(small_world, 2, tmp_path, other_process).read(torch.arange(2)).image
     assert image.equal(expected)
-    assert list(tmp_path.iterdir()) == [folder]
+    assert folders(tmp_path) == [folder.name]
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):

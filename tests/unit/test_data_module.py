@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from nl3dmm.data.bank import FaceBank
 from nl3dmm.data.module import BankDataModule, batch_indices
@@ -61,6 +62,19 @@ def test_loader_gives_the_steps_batches(bank):
     batches = list(data.train_dataloader())
     assert [batch.index.tolist() for batch in batches] == [batch_indices(2, step, 3, 10).tolist() for step in range(4)]
     assert batches[0].image.shape == (3, 3, 48, 48)
+
+
+def test_a_spawned_worker_gives_the_same_batches(bank):
+    data = BankDataModule(bank, seed=2, batch_size=3, steps=2)
+    here = data.train_dataloader()
+    there = DataLoader(
+        here.dataset, batch_size=None, sampler=here.sampler, num_workers=1, multiprocessing_context="spawn"
+    )
+    for batch, expected in zip(there, here, strict=True):
+        assert batch.index.equal(expected.index)
+        for name in ("image", "albedo", "mask", "landmarks"):
+            assert getattr(batch, name).equal(getattr(expected, name)), name
+        torch.testing.assert_close(batch.vertices, expected.vertices, atol=2e-5, rtol=0)
 
 
 def test_resumed_loader_goes_on_where_it_stopped(bank):

@@ -1,5 +1,6 @@
 """Coarse labels: what a linear fit and a low pass leave of shape and albedo, and nothing else."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -89,13 +90,22 @@ def test_a_linear_model_is_fitted_to_what_training_sees(bank, coarse, small_temp
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"shape_coefficients": -1}, "labels.shape_coefficients: got -1; expected 0 to 999"),
+        ({"shape_coefficients": -1}, "labels.shape_coefficients: got -1; expected 0 to 500"),
         ({"albedo_blur": float("nan")}, "labels.albedo_blur: got nan; expected 0 to 56"),
     ],
 )
 def test_values_are_checked(values, message):
     with pytest.raises(ConfigError, match=message):
         LabelConfig(**values)
+
+
+def test_pickled_labels_are_small_and_the_same(bank, coarse):
+    content = pickle.dumps(coarse)
+    assert len(content) < 1e6
+    truth = bank.read(FACES[:4])
+    labels, again = coarse(truth), pickle.loads(content)(truth)
+    assert again.vertices.equal(labels.vertices)
+    assert again.albedo.equal(labels.albedo)
 
 
 def test_label_weights_fade_from_those_of_pretraining():

@@ -4,8 +4,9 @@ import pytest
 
 from nl3dmm.assets.locations import asset_folder
 from nl3dmm.config import config_from_dict, config_to_dict, config_to_yaml, load_config
+from nl3dmm.data.labels import LabelConfig
 from nl3dmm.errors import ConfigError
-from nl3dmm.settings import RunConfig, TrainingConfig
+from nl3dmm.settings import DataConfig, RunConfig, TrainingConfig
 from nl3dmm.systems.weights import LossConfig
 from nl3dmm.train import main
 
@@ -132,3 +133,10 @@ def test_two_steps_need_landmarks_that_reach_the_encoder():
     with pytest.raises(ConfigError, match=r"training.encoder_step: got true with loss.landmark_reaches=camera"):
         RunConfig(training=TrainingConfig(encoder_step=True))
     RunConfig(training=TrainingConfig(encoder_step=True), loss=LossConfig(landmark_reaches="encoder"))
+
+
+def test_labels_of_as_many_coefficients_as_faces_would_be_exact():
+    data, labels = DataConfig(samples=40), LabelConfig(shape_coefficients=21)
+    with pytest.raises(ConfigError, match=r"labels.shape_coefficients: got 21; expected 0 to 20"):
+        RunConfig(data=data, labels=labels)
+    RunConfig(data=data, labels=LabelConfig(shape_coefficients=20))

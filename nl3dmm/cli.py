@@ -34,7 +34,7 @@ def report_errors(command: Callable[P, int]) -> Callable[P, int]:
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
         if os.environ.pop(STOP_WITH_STDIN, None):
-            threading.Thread(target=_stop_with_stdin, daemon=True).start()
+            threading.Thread(target=_stop_with, args=(_take_stdin(),), daemon=True).start()
         formatter = warnings.formatwarning
         warnings.formatwarning = _one_line
         try:
@@ -51,12 +51,20 @@ def report_errors(command: Callable[P, int]) -> Callable[P, int]:
     return guarded
 
 
-def _stop_with_stdin() -> None:
-    """End this process at once when its stdin ends: then the one that holds the pipe is gone, however it died.
+def _take_stdin() -> int:
+    """A descriptor of what stdin was. Stdin is empty from now on, also for children, which would wait for it."""
+    pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return pipe
+
+
+def _stop_with(pipe: int) -> None:
+    """End this process at once when the pipe ends: then the process that holds its other end is gone, however it died.
 
     No signal says so everywhere, and what an orphan writes would meet what the next attempt writes.
     """
-    while os.read(0, 4096):
+    while os.read(pipe, 4096):
         pass
     os._exit(130)
 

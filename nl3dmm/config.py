@@ -1,6 +1,7 @@
 """YAML and ``key=value`` overrides -> frozen dataclass, strictly. OmegaConf never leaves this file."""
 
 import dataclasses
+import io
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def read_yaml(path: str | Path) -> Any:
     """
     from omegaconf import OmegaConf
 
-    loaded = _load_yaml(Path(path))
+    _, loaded = _load_yaml(Path(path))
     return OmegaConf.to_container(loaded, resolve=False) if OmegaConf.is_config(loaded) else loaded
 
 
@@ -156,19 +157,21 @@ def _read_with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str
 
 
 def _read_yaml(path: Path) -> Any:
-    loaded = _load_yaml(path)
-    if "${" in path.read_text():
+    text, loaded = _load_yaml(path)
+    if "${" in text:
         raise ConfigError(f"config file {path}: got an interpolation ${{...}}; expected plain values. Write the value.")
     return loaded
 
 
-def _load_yaml(path: Path) -> Any:
+def _load_yaml(path: Path) -> tuple[str, Any]:
+    """Text and content of a file."""
     from omegaconf import OmegaConf
 
     if not path.is_file():
         raise ConfigError(f"config file: got {path}, which does not exist; expected a YAML file. Check the path.")
     try:
-        return OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
+        return text, OmegaConf.load(io.StringIO(text))
     except Exception as error:
         raise ConfigError(f"config file {path}: not valid YAML ({_one_line(error)}). Fix the file.") from error
 

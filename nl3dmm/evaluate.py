@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nl3dmm.cli import Parser, report_errors
+from nl3dmm.evaluation.measures import MEASURES, WORLD, measurement_file
 
 _CAMERAS = ("weak_perspective", "perspective")
-_MEASURES = {
+_PURPOSES = {
     "texture": "How well faces of known shape and camera can be drawn: the best albedo latent and light.",
     "shape": "How well given meshes can be reached: the best shape latent.",
     "disentangle": "Light in the albedo, detail in the finals, residuals on the hidden side.",
 }
-_FACES, _STEPS = {"disentangle": 32}, {"disentangle": 60}
 
 
 def _parser() -> Parser:
@@ -21,14 +21,14 @@ def _parser() -> Parser:
     parser.add_argument("--faces", type=int, default=128, help="test faces per camera (default: 128)")
     parser.add_argument("--steps", type=int, default=60, help="latent steps of the fitted row, 0 to skip (default: 60)")
     parser.add_argument("--camera", choices=_CAMERAS, help="only this camera (default: both)")
-    others = " ".join(f"'{name}': {text}" for name, text in _MEASURES.items())
+    others = " ".join(f"'{name}': {text}" for name, text in _PURPOSES.items())
     parser.epilog = f"Further measurements, by a word before CHECKPOINT ('texture --help' explains one). {others}"
     return parser
 
 
 def _measure_parser(name: str) -> Parser:
-    parser = Parser(f"python -m nl3dmm.evaluate {name}", _MEASURES[name])
-    faces, steps = _FACES.get(name, 64), _STEPS.get(name, 200)
+    parser = Parser(f"python -m nl3dmm.evaluate {name}", _PURPOSES[name])
+    faces, steps = MEASURES[name]
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file or a run folder")
     parser.add_argument("--faces", type=int, default=faces, help=f"test faces (default: {faces})")
     parser.add_argument("--steps", type=int, default=steps, help=f"latent steps (default: {steps})")
@@ -36,14 +36,14 @@ def _measure_parser(name: str) -> Parser:
         text = "'world': unseen synthetic faces (default); or a folder with truth.npz, for models of the ICT template"
         text += "; or one of AFLW2000-3D (photos and .mat)"
         text += "; or one with a scan (.obj) and its 68 landmarks (.npy)" if name == "shape" else ""
-        parser.add_argument("--data", default="world", help=text)
+        parser.add_argument("--data", default=WORLD, help=text)
     return parser
 
 
 @report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in _MEASURES:
+    if arguments and arguments[0] in MEASURES:
         return _measure(arguments[0], arguments[1:])
     options = _parser().parse(arguments)
     from rich.console import Console
@@ -52,9 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nl3dmm.checkpoint import load_system
     from nl3dmm.evaluation.accuracy import Protocol, evaluate, table
     from nl3dmm.outputs import prepare_output_folder
+    from nl3dmm.render import default_device
 
     console = Console()
-    trained = load_system(options.checkpoint)
+    trained = load_system(options.checkpoint, device=default_device())
     prepare_output_folder(trained.path.parent)
     results = {}
     for camera in [options.camera] if options.camera else _CAMERAS:
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(name: str, arguments: Sequence[str]) -> int:
     options = _measure_parser(name).parse(arguments)
+    data = getattr(options, "data", WORLD)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -82,9 +84,10 @@ def _measure(name: str, arguments: Sequence[str]) -> int:
     from nl3dmm.evaluation.representation import errors_table, shape, texture
     from nl3dmm.evaluation.scan_fit import scan_shape
     from nl3dmm.outputs import prepare_output_folder
+    from nl3dmm.render import default_device
 
     console = Console()
-    trained = load_system(options.checkpoint)
+    trained = load_system(options.checkpoint, device=default_device())
     prepare_output_folder(trained.path.parent)
     protocol = Protocol(faces=options.faces, latent_steps=options.steps, camera="mixed")
     with Progress(console=console, transient=True) as bar:
@@ -95,15 +98,16 @@ def _measure(name: str, arguments: Sequence[str]) -> int:
 
         if name == "disentangle":
             results = disentangle(trained, protocol, progress)
-        elif name == "shape" and is_scan_folder(options.data):
-            results = scan_shape(trained, protocol, options.data, progress)
+        elif name == "shape" and data != WORLD and is_scan_folder(data):
+            results = scan_shape(trained, protocol, data, progress)
         else:
-            results = (texture if name == "texture" else shape)(trained, protocol, options.data, progress)
+            results = (texture if name == "texture" else shape)(trained, protocol, data, progress)
     stated = results["protocol"]
     console.print(f"\n{name}: {stated['faces']} unseen face(s) of {stated['data']}, {options.steps} latent steps")
+    stated["faces_asked"] = options.faces  # of which a folder may have fewer
     text = ratios_table(results) if name == "disentangle" else errors_table(results)
     console.print(text, highlight=False, soft_wrap=True)
-    target = trained.path.with_suffix(f".{name}.{stated['data']}.json")
+    target = measurement_file(trained.path, name, data)
     _store(results, target)
     console.print(f"\nstored in {target}", highlight=False, soft_wrap=True)
     return 0
@@ -115,7 +119,7 @@ def _store(results: dict, target: Path) -> None:
     from nl3dmm.outputs import atomic_path
 
     with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(results, indent=1))
+        temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 import math
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nl3dmm.geometry.uv import erode, low_pass
 
 _SIGMA = 4 / 224  # of the map's width: 4 texels of the paper's map, 3 mm of a face
-_LEAST_ENERGY = 1e-12
+_ROUNDING = 1e-12  # mean square of what is left of a map without detail in float32
+_TINY = 1e-20  # keeps 0 / 0 away
 
 
 def detail_sigma(uv_size: tuple[int, int]) -> float:
@@ -49,9 +51,11 @@ def detail_scores(
     weight = region.expand(len(truth), -1, -1)[:, None]
     estimate, target = ((high_pass(value - mean, skin > 0.5, sigma) * weight).flatten(1) for value in (albedo, truth))
     inner, own = (estimate * target).sum(1), (estimate**2).sum(1)
-    energy = (target**2).sum(1).clamp_min(_LEAST_ENERGY)
+    energy = (target**2).sum(1)
+    has_detail = energy > _ROUNDING * target.shape[1] * weight.float().mean((1, 2, 3))
+    over_energy = torch.where(has_detail, 1 / energy.clamp_min(_TINY), 0)
     return {
-        "detail_recovered": inner / energy,
-        "detail_correlation": inner / (own * energy).sqrt().clamp_min(_LEAST_ENERGY),
-        "detail_energy": own / energy,
+        "detail_recovered": inner * over_energy,
+        "detail_correlation": inner * over_energy.sqrt() / own.sqrt().clamp_min(_TINY),
+        "detail_energy": own * over_energy,
     }

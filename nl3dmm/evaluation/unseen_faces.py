@@ -15,13 +15,13 @@ from nl3dmm.data.truth import TRUTH_FILE, TruthFaces
 from nl3dmm.errors import AssetError
 from nl3dmm.evaluation.accuracy import Protocol, test_world, training_world
 from nl3dmm.evaluation.latent_search import LandmarkTarget, MeshTarget, ShapeTarget, fit_shape
+from nl3dmm.evaluation.measures import WORLD
 from nl3dmm.geometry.camera import weak_perspective
 from nl3dmm.geometry.similarity import Similarity
 from nl3dmm.model import FaceModel
 from nl3dmm.synthetic.world import SyntheticWorld, mean_face
 from nl3dmm.types import Camera, FaceBatch
 
-WORLD = "world"
 LANDMARK_STEPS = 100  # for the shape and camera of photos, which are held fixed afterwards
 _YAW_BINS = {"yaw 0-30": (0.0, 30.0), "yaw 30-60": (30.0, 60.0), "yaw 60-90": (60.0, 181.0)}  # the last is open
 _PSEUDO_TRUTH = (
@@ -110,6 +110,11 @@ class PhotoFaces:
         yaw = self.photos.yaw(torch.arange(self.count)).abs()
         bins = {name: ((yaw >= low) & (yaw < high)).nonzero()[:, 0] for name, (low, high) in _YAW_BINS.items()}
         return {name: members for name, members in bins.items() if len(members)}
+
+
+def is_face_folder(path: str | Path) -> bool:
+    """Whether ``open_faces`` knows what kind of folder this is."""
+    return (Path(path) / TRUTH_FILE).is_file() or is_aflw2000_folder(path)
 
 
 def open_faces(trained: TrainedSystem, protocol: Protocol, data: str | Path = WORLD) -> FaceSource:

@@ -8,13 +8,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from nl3dmm.evaluation.measures import Measurement, measurement_file
 from nl3dmm.machine import commit, cores, package_version, processor
 from nl3dmm.outputs import atomic_path
 
-# Test faces and latent steps of each measurement, stated to every evaluation and compared with what is stored.
-MEASURES = {"texture": (64, 200), "shape": (64, 200), "disentangle": (32, 60)}
 _END = "final"  # the end that counts; a model with one end has it too
-_DATA = "world"
 _AND = "; "  # between the attempts
 
 Metrics = dict[str, float]
@@ -30,35 +28,50 @@ class Measured:
     parameters: Mapping[str, Any]
     steps: int  # that it has when it is finished
     checkpoint: Path
-    metrics: Mapping[str, Metrics] = field(default_factory=dict)  # measurement -> metric -> value
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)  # name of the measurement -> metric -> value
 
     def described(self) -> dict[str, Any]:
-        """Plain values; the step is that of the metrics."""
+        """Plain values; the step is that of the metrics, None stands for one that is not finite."""
         facts = {"run": self.name, "setting": self.setting, "seed": self.seed, "parameters": dict(self.parameters)}
         facts |= {"checkpoint": str(self.checkpoint), "step": self.steps if self.metrics else None}
-        return facts | {"metrics": {name: dict(values) for name, values in self.metrics.items()}}
+        return facts | {"metrics": {name: _plain(values) for name, values in self.metrics.items()}}
 
 
-def measurement_file(checkpoint: Path, measure: str) -> Path:
-    """Where ``python -m nl3dmm.evaluate MEASURE CHECKPOINT`` stores its results."""
-    return checkpoint.with_suffix(f".{measure}.{_DATA}.json")
+def _plain(metrics: Metrics) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def read_metrics(checkpoint: Path, measure: str, protocol: tuple[int, int], step: int) -> Metrics | None:
+def read_metrics(checkpoint: Path, measurement: Measurement, step: int) -> Metrics | None:
     """The figures of a stored measurement; None where there is none of this checkpoint step, faces and latent steps."""
     try:
-        stored = json.loads(measurement_file(checkpoint, measure).read_text(encoding="utf-8"))
-        made_with = (stored["protocol"]["faces"], stored["protocol"]["latent_steps"])
-        if made_with != protocol or stored["checkpoint_step"] != step:
+        file = measurement_file(checkpoint, measurement.measure, measurement.data)
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        protocol = stored["protocol"]
+        faces = protocol.get("faces_asked", protocol["faces"])
+        if (faces, protocol["latent_steps"], stored["checkpoint_step"]) != (measurement.faces, measurement.steps, step):
             return None
-        values = stored["ratios"] if measure == "disentangle" else stored["errors"][_END]
-        return {name: float(value) for name, value in values.items() if math.isfinite(value)}
-    except (OSError, ValueError, KeyError, TypeError):
+        values = stored["ratios"] if measurement.measure == "disentangle" else stored["errors"][_END]
+        return {name: float(value) for name, value in values.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # nothing stored, or something else under its name: measure again
 
 
+def not_finite(runs: Sequence[Measured]) -> list[str]:
+    """What was measured as NaN or infinite, which no mean holds."""
+    figures = ((run, *entry) for run in runs for entry in run.metrics.items())
+    return [
+        f"{run.name}: got {value} for {measurement} {name}"
+        for run, measurement, values in figures
+        for name, value in values.items()
+        if not math.isfinite(value)
+    ]
+
+
 def comparison(runs: Sequence[Measured]) -> dict[str, dict[str, dict[str, dict[str, float | int | None]]]]:
-    """Measurement -> setting -> metric -> mean, sample standard deviation (None for one seed) and their number."""
+    """Measurement -> setting -> metric -> mean, sample standard deviation (None for one seed) and their number.
+
+    Only finite values count; the mean is None where there is none.
+    """
     measures = {measure: None for run in runs for measure in run.metrics}
     settings = {run.setting: None for run in runs}
     table: dict[str, Any] = {}
@@ -73,6 +86,9 @@ def comparison(runs: Sequence[Measured]) -> dict[str, dict[str, dict[str, dict[s
 
 
 def _statistics(values: list[float]) -> dict[str, float | int | None]:
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return {"mean": None, "std": None, "n": 0}
     return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None, "n": len(values)}
 
 
@@ -95,7 +111,8 @@ def _cell(entry: Mapping[str, Any] | None, count: int) -> str:
     if entry is None:
         return "-"
     few = f" (n={entry['n']})" if entry["n"] < count else ""
-    return f"{entry['mean']:.4g}" + (f" ± {entry['std']:.2g}" if entry["std"] is not None else "") + few
+    mean = "-" if entry["mean"] is None else f"{entry['mean']:.4g}"
+    return mean + (f" ± {entry['std']:.2g}" if entry["std"] is not None else "") + few
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -24,6 +24,7 @@ from nl3dmm.evaluation.disentangle import (
     residual_energies,
     side_faces,
 )
+from nl3dmm.evaluation.measures import measurement_file
 from nl3dmm.evaluation.representation import open_faces, shape, texture
 from nl3dmm.geometry.camera import project
 
@@ -44,6 +45,10 @@ def world(trained):
 @pytest.fixture(scope="module")
 def first(world):
     return world.sample(torch.arange(4))
+
+
+def stored(folder, name, data) -> str:
+    return measurement_file(folder / "checkpoints" / "last.ckpt", name, str(data)).read_text()
 
 
 @pytest.mark.parametrize(("name", "stages"), [("texture", ["truth", "encoder"]), ("shape", ["mean_face"])])
@@ -218,7 +223,7 @@ def test_shape_of_a_scan(folder, trained, tmp_path, capsys):
     numpy.save(tmp_path / "marks.npy", (0.1 * trained.template.landmarks(vertices[None])[0] + 3).numpy())
     assert main(["shape", str(folder), "--data", str(tmp_path), "--steps", "5"]) == 0
     assert "shape: 1 unseen face(s) of person, 5 latent steps" in capsys.readouterr().out
-    result = json.loads((folder / "checkpoints" / "last.shape.person.json").read_text())
+    result = json.loads(stored(folder, "shape", tmp_path))
     assert list(result["errors"]) == ["mean_face", "proxy", "final"]
     assert result["errors"]["mean_face"]["distance_mm"] < 0.05
     assert "nearest scan point" in result["alignment"]
@@ -257,7 +262,8 @@ def test_texture_of_annotated_photos(folder, annotated, capsys):
     printed = capsys.readouterr().out
     assert "texture: 3 unseen face(s) of aflw, 20 latent steps" in printed
     assert "yaw 30-60: 1 face(s)" in printed
-    result = json.loads((folder / "checkpoints" / "last.texture.aflw.json").read_text())
+    result = json.loads(stored(folder, "texture", annotated))
+    assert (result["protocol"]["faces"], result["protocol"]["faces_asked"]) == (3, 64)
     assert result["truth"].startswith("pseudo: 68 points of a Basel-model fit")
     assert list(result["errors"]) == ["encoder", "proxy", "final"]
     for errors in result["errors"].values():
@@ -270,11 +276,26 @@ def test_texture_of_annotated_photos(folder, annotated, capsys):
 
 def test_shape_of_annotated_photos(folder, annotated):
     assert main(["shape", str(folder), "--data", str(annotated), "--steps", "5", "--faces", "2"]) == 0
-    result = json.loads((folder / "checkpoints" / "last.shape.aflw.json").read_text())
+    result = json.loads(stored(folder, "shape", annotated))
+    assert result["protocol"]["data"] == "aflw"
     assert list(result["groups"]) == ["yaw 0-30", "yaw 30-60"]
     assert list(result["errors"]) == ["mean_face", "proxy", "final"]
     assert list(result["errors"]["final"]) == ["landmark_nme_3d", "landmark_nme_3d_inner"]
     assert result["errors"]["mean_face"]["landmark_nme_3d"] < 1e-3
+
+
+def test_a_folder_called_world_is_not_the_world(folder, annotated, tmp_path, monkeypatch):
+    """Neither in the file's name nor where the working folder has one."""
+    assert main(["shape", str(folder), "--faces", "1", "--steps", "0"]) == 0
+    before = stored(folder, "shape", "world")
+    place = shutil.copytree(annotated, tmp_path / "world")
+    assert main(["shape", str(folder), "--data", str(place), "--faces", "1", "--steps", "0"]) == 0
+    assert stored(folder, "shape", "world") == before
+    assert "landmark_nme_3d" in stored(folder, "shape", place)
+    (place / "person.obj").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["shape", str(folder), "--data", "world", "--faces", "1", "--steps", "0"]) == 0
+    assert json.loads(stored(folder, "shape", "world"))["errors"] == json.loads(before)["errors"]
 
 
 def test_damaged_annotations_end_the_command(run, annotated, tmp_path, error):

@@ -8,11 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
 import pytest
 
 from nl3dmm.checkpoint_io import load_checkpoint
+from nl3dmm.evaluation.measures import data_label, measurement_file
 from nl3dmm.sweep import main
-from nl3dmm.sweeps.comparison import measurement_file
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = """
@@ -158,3 +159,23 @@ def test_another_config_in_the_same_folder_is_refused(second, folder, error):
     message = error(main([*ARGUMENTS, "training.images=80"]))
     assert f"got {folder / 'out' / NAMES[0]}, which holds a run with other values of training; expected" in message
     assert results(folder) == second[1]
+
+
+def test_a_scan_is_measured_too(second, folder, small_template, capsys):
+    """Without training, with the figures on the world beside those on the scan."""
+    (folder / "scan").mkdir()
+    vertices = small_template.vertices
+    (folder / "scan" / "person.obj").write_text("\n".join(f"v {x} {y} {z}" for x, y, z in vertices.tolist()))
+    numpy.save(folder / "scan" / "marks.npy", small_template.landmarks(vertices[None])[0].numpy())
+    arguments = [*ARGUMENTS, "--data", str(folder / "scan")]
+    assert main(arguments) == 0
+    printed, name = capsys.readouterr().out, f"shape {data_label(str(folder / 'scan'))}"
+    assert [line.split("|")[1].strip() for line in printed.splitlines() if " n |" in line] == ["shape", name]
+    stored = results(folder)
+    for run in stored["runs"]:
+        file = measurement_file(Path(run["checkpoint"]), "shape", str(folder / "scan"))
+        assert run["metrics"][name] == json.loads(file.read_text())["errors"]["final"]
+    assert [run["metrics"]["shape"] for run in stored["runs"]] == [run["metrics"]["shape"] for run in second[1]["runs"]]
+    assert stored["command"].endswith("--steps 3 --data scan")
+    assert main([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out == "3 runs, 0 commands to do\n"

@@ -240,6 +240,21 @@ def test_binary_files_are_not_yaml(tmp_path):
     assert "not valid YAML" in error_of([tmp_path / "some.yaml"])
 
 
+def test_files_are_utf8_wherever_they_are_read(tmp_path, monkeypatch):
+    """Also in a process whose own encoding is another one; and they are read once."""
+    path = tmp_path / "some.yaml"
+    path.write_bytes("title: Gesichtsausdr\u00fccke \u9854".encode())
+    read, encodings = Path.read_text, []
+
+    def noted(self, encoding=None, errors=None):
+        encodings.append(encoding)
+        return read(self, encoding, errors)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    assert load_config(Outer, [path]).title == "Gesichtsausdr\u00fccke \u9854"
+    assert encodings == ["utf-8"]
+
+
 def test_interpolation_is_refused(file, monkeypatch):
     monkeypatch.setenv("SECRET", "hidden")
     assert "got an interpolation" in error_of([file("title: ${oc.env:SECRET}")])

@@ -99,6 +99,17 @@ def test_detail_scores_of_known_estimates():
     assert_scores(detail_scores(noise, truth, mean, torch.ones(UV)), 0, 0, 1, tolerance=0.06)
 
 
+def test_without_detail_nothing_is_recovered():
+    """A truth that is the average face, or differs from it in what is no detail: rounding is not measured."""
+    torch.manual_seed(1)
+    mean = torch.rand(3, *UV)
+    estimate = mean + 0.02 * torch.randn(3, 3, *UV)
+    offset = torch.tensor([0.0, 0.25, 0.1])[:, None, None, None]
+    assert_scores(detail_scores(estimate, mean + offset, mean, torch.ones(UV)), 0, 0, 0, tolerance=0)
+    fine = mean + offset + 1e-4 * torch.randn(3, 3, *UV)
+    assert_scores(detail_scores(fine, fine, mean, torch.ones(UV)), 1, 1, 1)
+
+
 def assert_scores(scores, recovered, correlation, energy, tolerance=1e-4):
     for name, value in (("recovered", recovered), ("correlation", correlation), ("energy", energy)):
         got = scores[f"detail_{name}"]

@@ -1,14 +1,15 @@
 """Sweeps without training: files, grids, jobs as subprocesses that need no torch, tables."""
 
 import io
+import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,15 @@ from rich.console import Console
 from nl3dmm.assets.locations import asset_folder
 from nl3dmm.config import load_config
 from nl3dmm.errors import ConfigError
+from nl3dmm.evaluation.measures import Measurement, data_label, measurement_file
 from nl3dmm.run_config import run_config
 from nl3dmm.settings import RunConfig
-from nl3dmm.sweep import main
+from nl3dmm.sweep import _measurements, _parser, _Report, _without_folder, main
 from nl3dmm.sweeps.comparison import (
     Measured,
     comparison,
     comparison_text,
-    measurement_file,
+    not_finite,
     provenance,
     read_metrics,
     write_comparison,
@@ -35,7 +37,12 @@ from nl3dmm.sweeps.plan import SweepRun, plan_sweep, read_sweep, settle
 from nl3dmm.train import main as train
 
 CONFIGS = asset_folder("configs")
-ABLATION = CONFIGS / "sweep" / "ablation.yaml"
+SHIPPED = {
+    "ablation": ["linear", "linear_exact", "nonlinear", "nonlinear_free", "global_local", "proxy"],
+    "losses": [
+        "proxy", "loss_l21", "loss_gradient", "no_residual_symmetry", "pairing_finals", "pairing_without_proxies",
+    ],
+}  # fmt: skip
 COMMAND = '["${env}", "${interpreter}", "-m", "nl3dmm.train", "${args_no_hyphens}"]'
 GOOD = f"method: grid\ncommand: {COMMAND}\n"
 
@@ -64,36 +71,44 @@ def planned(file: Path, *extra: str) -> list[SweepRun]:
     return plan_sweep(read_sweep(file), Path("out"), extra)
 
 
-@pytest.fixture(scope="module")
-def ablation() -> list[SweepRun]:
+@pytest.fixture(scope="module", params=list(SHIPPED))
+def shipped(request) -> tuple[str, list[SweepRun]]:
+    """Name and runs of a sweep file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(CONFIGS.parent)
-        return planned(ABLATION)
+        return request.param, planned(CONFIGS / "sweep" / f"{request.param}.yaml")
 
 
-def test_shipped_sweep_is_the_ablation_of_four_models(ablation, monkeypatch):
+def test_every_shipped_sweep_is_tested():
+    assert {file.stem for file in (CONFIGS / "sweep").glob("*.yaml")} == set(SHIPPED)
+
+
+def test_shipped_sweeps_are_grids_of_models_and_seeds(shipped, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
-    assert len(ablation) == 12
-    assert list(dict.fromkeys(run.setting for run in ablation)) == ["linear", "nonlinear", "global_local", "proxy"]
-    for run in ablation:
+    name, runs = shipped
+    assert [(run.config.seed, run.setting) for run in runs] == list(itertools.product(range(3), SHIPPED[name]))
+    for run in runs:
         assert run.folder.name == f"{run.setting}-seed{run.config.seed}"
-    for run in ablation[-4:]:
+        assert run.config.encoder_from == "runs/ablation/encoder"
+    for run in runs[-6:]:
         file = CONFIGS / "ablation" / f"{run.setting}.yaml"
         assert run.config == load_config(RunConfig, [file], ["seed=2", f"output={run.folder}"])
 
 
-def test_shipped_sweep_is_what_wandb_takes(ablation, monkeypatch, capsys):
+def test_shipped_sweeps_are_what_wandb_takes(shipped, monkeypatch, capsys):
     """The keys of W&B's schema, and the command that the functions of its agent make."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    config = yaml.safe_load(ABLATION.read_text())
+    name, runs = shipped
+    config = yaml.safe_load((CONFIGS / "sweep" / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert config["name"] == name
     assert set(config) == {
         "name", "project", "description", "program", "command", "method", "metric", "parameters",
     }  # fmt: skip
     assert config["metric"].keys() == {"name", "goal"}
     assert all(entry.keys() == {"values"} and entry["values"] for entry in config["parameters"].values())
     assert (CONFIGS.parent / config["program"]).is_file()
-    for run in ablation:
+    for run in runs:
         given = create_sweep_command_args({"args": {key: {"value": value} for key, value in run.parameters.items()}})
         words = create_sweep_command(config["command"])
         assert words[:4] == ["${env}", "${interpreter}", "-m", "nl3dmm.train"]
@@ -267,6 +282,87 @@ def test_dry_run_writes_nothing(sweep, folder, capsys):
     assert lines[2].startswith("python -m nl3dmm.evaluate shape ")
     assert lines[2].endswith("--faces 64 --steps 0")
     assert not (folder / "there").exists()
+
+
+@pytest.fixture
+def data(folder) -> Path:
+    """Two folders of one name, one of the world's, a scan; one of the faces is inside the working folder."""
+    for name in ("a/truth", "b/truth", "b/world"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "truth.npz").touch()
+    (folder / "scan").mkdir()
+    (folder / "scan" / "person.obj").touch()
+    return folder
+
+
+def measurements(*arguments: str) -> list[Measurement]:
+    return _measurements(_parser().parse(["some.yaml", *arguments]))
+
+
+def test_measurements_and_their_protocols():
+    assert measurements() == [
+        Measurement("texture", 64, 200),
+        Measurement("shape", 64, 200),
+        Measurement("disentangle", 32, 60),
+    ]
+    assert measurements("--measure", "none") == []
+    assert measurements("--measure", "shape", "--steps", "0", "--faces", "3") == [Measurement("shape", 3, 0)]
+
+
+def test_folders_are_measured_too(data):
+    """Textures and shapes of faces, shapes of scans; a folder that is named twice is one, the world is there anyway."""
+    names = ("a/truth", "b/truth", "./b/../b/truth", "scan", "world")
+    found = measurements("--faces", "9", *(part for name in names for part in ("--data", name)))
+    labels = [data_label(name) for name in names]
+    assert [each.name for each in found] == [
+        *("texture", f"texture {labels[0]}", f"texture {labels[1]}"),
+        *("shape", f"shape {labels[0]}", f"shape {labels[1]}", f"shape {labels[3]}"),
+        "disentangle",
+    ]
+    assert found[1].options == ("--faces", "9", "--steps", "200", "--data", "a/truth")
+    assert found[0].options == ("--faces", "9", "--steps", "200")
+
+
+def test_every_measurement_has_its_own_file(data, monkeypatch):
+    checkpoint = Path("last.ckpt")
+    assert measurement_file(checkpoint, "shape") == Path("last.shape.world.json")
+    files = [measurement_file(checkpoint, "shape", name).name for name in ("a/truth", "b/truth", "b/world", "world")]
+    assert len(set(files)) == 4
+    for file, name in zip(files, ("truth", "truth", "world"), strict=False):
+        assert re.fullmatch(rf"last\.shape\.{name}-[0-9a-f]{{6}}\.json", file)
+    monkeypatch.chdir(data / "b")
+    assert measurement_file(checkpoint, "shape", "truth").name == files[1]
+    assert measurement_file(checkpoint, "shape", str(data / "b" / "world")).name == files[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--data", "none"], "got none, on which texture,shape,disentangle cannot"),
+        (["--data", "scan", "--measure", "texture"], "got scan, on which texture cannot"),
+        (["--data", "a/truth", "--measure", "disentangle"], "got a/truth, on which disentangle cannot"),
+        (["--data", "a/truth", "--measure", "none"], "got a/truth, on which none cannot"),
+    ],
+)
+def test_folders_on_which_nothing_is_measured(data, arguments, what):
+    with pytest.raises(ConfigError, match=f"^--data: {what} be measured; expected a folder with truth.npz"):
+        measurements(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "stated"),
+    [
+        ("runs/x", "runs/x"),
+        ("--data", "--data"),
+        ("/some/where/truth", "truth"),
+        ("/some/a=b", "a=b"),
+        ("--data=/some/truth", "--data=truth"),
+        ("template_path=/some/a=b", "template_path=a=b"),
+        ("training.images=64", "training.images=64"),
+    ],
+)
+def test_commands_are_stated_without_folders_of_the_machine(argument, stated):
+    assert _without_folder(argument) == stated
 
 
 def job(folder: Path, run: str, kind: str, code: str, **options) -> Job:
@@ -499,12 +595,69 @@ def test_figures_keep_what_they_come_from(tmp_path):
     assert attempt("fourth", makes_figures=False) == "fourth"
 
 
+UNSOUND = [
+    measured("proxy", 0, texture={"l21": 0.5, "detail": math.nan}),
+    measured("proxy", 1, texture={"l21": math.nan, "detail": -math.inf}),
+    measured("proxy", 2, texture={"l21": 0.25, "detail": math.nan}),
+]
+
+
+def test_figures_that_are_not_finite_are_named_and_not_averaged():
+    assert not_finite(RUNS) == []
+    assert not_finite(UNSOUND) == [
+        "proxy-seed0: got nan for texture detail",
+        "proxy-seed1: got nan for texture l21",
+        "proxy-seed1: got -inf for texture detail",
+        "proxy-seed2: got nan for texture detail",
+    ]
+    row = comparison(UNSOUND)["texture"]["proxy"]
+    assert row["l21"] == {"mean": 0.375, "std": pytest.approx(0.125 * 2**0.5), "n": 2}
+    assert row["detail"] == {"mean": None, "std": None, "n": 0}
+    assert comparison_text({"texture": {"proxy": row}}).splitlines()[2] == "| proxy   | 0.375 ± 0.18 | - (n=0) |   2 |"
+
+
+def store(checkpoint: Path, measurement: Measurement, l21: float) -> None:
+    protocol = {"faces": 3, "faces_asked": measurement.faces, "latent_steps": measurement.steps}
+    stored = {"protocol": protocol, "checkpoint_step": 16, "errors": {"final": {"l21": l21}}}
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    measurement_file(checkpoint, measurement.measure, measurement.data).write_text(json.dumps(stored))
+
+
+def test_report_holds_every_data_set_and_every_seed(data):
+    """Two seeds, texture on the world and on two folders of one name, of which one has fewer faces than asked for."""
+    asked = measurements("--measure", "texture", "--data", "a/truth", "--data", "b/truth")
+    runs = [Measured(f"x-seed{i}", "x", i, {"seed": i}, 16, data / str(i) / "last.ckpt") for i in range(2)]
+    values = [[1.0, 2.0, 3.0], [3.0, math.nan, 5.0]]
+    for run, row in zip(runs, values, strict=True):
+        for measurement, value in zip(asked, row, strict=True):
+            store(run.checkpoint, measurement, value)
+    report = _Report(runs, asked, data, {"sweep": "some"})
+    report.add(Outcome(job(data, "x-seed0", asked[1].name, ""), 1.0, 1.0, None))
+    names = [measurement.name for measurement in asked]
+    assert report.failures == [f"x-seed1: got nan for {names[1]} l21"]
+    text = (data / "results.json").read_text()
+    stored = json.loads(text)
+    assert "NaN" not in text
+    assert stored["failures"] == report.failures
+    assert [list(run["metrics"]) for run in stored["runs"]] == [names, names]
+    assert stored["runs"][1]["metrics"][names[1]] == {"l21": None}
+    assert {name: row["x"]["l21"]["mean"] for name, row in stored["comparison"].items()} == dict(
+        zip(names, (2.0, 2.0, 4.0), strict=True)
+    )
+    assert stored[names[1]] == "at most 64 unseen faces, 200 latent steps"
+    table = (data / "results.md").read_text()
+    assert all(f"| {name} " in table for name in names)
+
+
 def test_measurements_count_only_for_their_checkpoint_and_protocol(tmp_path):
     checkpoint = tmp_path / "last.ckpt"
-    read = partial(read_metrics, checkpoint)
+
+    def read(measure: str, protocol: tuple[int, int], step: int) -> dict[str, float] | None:
+        return read_metrics(checkpoint, Measurement(measure, *protocol), step)
+
     assert read("texture", (4, 6), 16) is None
     stored = {"protocol": {"faces": 4, "latent_steps": 6}, "checkpoint_step": 16}
-    stored |= {"errors": {"proxy": {"l21": 2.0}, "final": {"l21": 1.0, "bad": math.nan}}, "ratios": {"a": 3.0}}
+    stored |= {"errors": {"proxy": {"l21": 2.0}, "final": {"l21": 1.0}}, "ratios": {"a": 3.0}}
     for measure in ("texture", "disentangle"):
         measurement_file(checkpoint, measure).write_text(json.dumps(stored))
     assert read("texture", (4, 6), 16) == {"l21": 1.0}
@@ -512,6 +665,7 @@ def test_measurements_count_only_for_their_checkpoint_and_protocol(tmp_path):
     assert read("texture", (5, 6), 16) is None
     assert read("texture", (4, 7), 16) is None
     assert read("texture", (4, 6), 17) is None
-    for text in ("", "[]", "{}", json.dumps(stored | {"errors": {}})):
+    wrong = ({"errors": {}}, {"errors": {"final": 3}}, {"errors": {"final": {"l21": None}}}, {"protocol": []})
+    for text in ("", "[]", "{}", *(json.dumps(stored | change) for change in wrong)):
         measurement_file(checkpoint, "texture").write_text(text)
         assert read("texture", (4, 6), 16) is None

@@ -22,7 +22,7 @@ RANK_FACES = 4  # of fewer faces the rank is small whatever the network does
 DARK, BRIGHT = 0.02, 4.0  # shading; 1 is white light on white, and beyond these 8-bit photos hold no albedo
 BLACK, WHITE = 0.02, 0.98  # albedo; skin lies between 0.1 and 0.9, and here the sigmoid passes little gradient
 # Runs whose finals equal their proxies to the eye end at 0.002 mm and 0.0003, those that learn detail above 0.008.
-DEAD_RESIDUAL = {"residual_shape_mm": 0.003, "residual_albedo": 1e-3}
+DEAD_RESIDUAL = {"residual_shape_mm": 0.003, "residual_albedo": 5e-4}
 WATCHED_FROM = 0.8  # of the fine-tuning: a residual that has not come by then does not come
 _SAMPLES = 1024  # texels and vertices per face that stand for all
 

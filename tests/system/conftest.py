@@ -34,7 +34,7 @@ logging: {wandb: disabled, every: 1}
 LONGER = (
     "training.images=1600",
     "training.linear_fraction=0.3",
-    "training.pretrain_fraction=0.6",
+    "training.pretrain_fraction=0.4",
     "training.checkpoint_every=100",
     "training.panel_every=100",
 )

@@ -19,7 +19,7 @@ from nl3dmm.evaluation.accuracy import training_world
 from nl3dmm.settings import RunConfig
 from nl3dmm.train import main
 
-STEPS, PRETRAIN_STEPS = 200, 180
+STEPS, PRETRAIN_STEPS = 200, 140
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -74,7 +74,7 @@ def test_losses_of_both_stages_fall(run):
     loss = [float(row["loss"]) for row in rows]
     assert sum(loss[PRETRAIN_STEPS - 20 : PRETRAIN_STEPS]) < 0.6 * sum(loss[:20])
     photo = [float(row["terms/photo_proxy_final"]) for row in rows[PRETRAIN_STEPS:]]
-    assert sum(photo[-5:]) < sum(photo[:5])
+    assert sum(photo[-10:]) < 0.9 * sum(photo[:10])  # two batches are all 16 faces
 
 
 def test_the_last_step_is_saved(train, tmp_path):

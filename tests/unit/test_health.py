@@ -200,7 +200,7 @@ def test_dead_residual(healthy, tmp_path, alive, proxy, expected):
 
 def test_largest_residuals_survive_a_restart(healthy, tmp_path):
     first = HealthMonitor(config(10), MASK)
-    residuals = {"residual_shape_mm": 0.2, "residual_albedo": 0.0005}
+    residuals = {"residual_shape_mm": 0.2, "residual_albedo": 0.0004}
     first.load_state_dict({"warned": [], "largest_residuals": residuals})
     found, _ = fit([dead(healthy)] * 10, first, tmp_path)
     assert [line.partition(":")[0] for line in found] == ["residual_albedo"]

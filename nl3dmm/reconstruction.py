@@ -20,7 +20,7 @@ from nl3dmm.data.images import ImageSource, read_image, write_png
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.errors import BackendError, ImageError, ShapeError
 from nl3dmm.export import write_obj
-from nl3dmm.fitting import FitConfig, FitResult, Progress, add_albedo_detail, optimise_faces, photometric_errors
+from nl3dmm.fitting import FitResult, Progress, add_albedo_detail, optimise_faces, photo_config, photometric_errors
 from nl3dmm.geometry.camera import project
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
 from nl3dmm.outputs import atomic_path, prepare_output_folder
@@ -32,7 +32,6 @@ from nl3dmm.types import Camera
 DEFAULT_MODEL = Path("runs/default")
 _PANEL_SIZE = 256
 # Photos differ from the synthetic faces that the decoders know: latents must not run away to explain them.
-_LEARNING_RATE, _LATENT_PRIOR = 0.05, 0.02
 
 
 @dataclass(frozen=True)
@@ -220,14 +219,7 @@ def _optimise(model, picture, start, targets, steps, progress) -> FitResult:
     if steps == 0:
         return FitResult(start, {}, picture.new_zeros(1, 3, *model.template.uv_size))
     guided = targets is not None
-    config = FitConfig(
-        steps=steps,
-        learning_rate=_LEARNING_RATE,
-        latent_prior=_LATENT_PRIOR,
-        landmark=2.0 if guided else 0.0,
-        landmark_steps=steps // 4 if guided else 0,
-        detail_steps=steps * 2 // 5,
-    )
+    config = replace(photo_config(steps, guided), detail_steps=steps * 2 // 5)
     return optimise_faces(model, picture, start, config, landmarks=targets, progress=progress)
 
 

@@ -11,6 +11,7 @@ from nl3dmm.synthetic.world import WorldConfig
 from nl3dmm.systems.highfidelity import HighFidelityConfig, LossConfig
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+_MAY_DIFFER = ("output", "resume", "logging")  # between a run and its continuation
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -134,6 +135,16 @@ class RunConfig:
             raise ConfigError(
                 f"training.encoder_step: got true with loss.landmark_reaches={self.loss.landmark_reaches}; expected "
                 "encoder, or its first step would move the camera alone. Change one of them."
+            )
+
+    def check_continues(self, stored: "RunConfig", folder: object) -> None:
+        """Raises: ConfigError: ``folder`` holds a run whose config differs in more than output, resume and logging."""
+        keys = [key for key in vars(self) if key not in _MAY_DIFFER]
+        differing = [key for key in keys if getattr(self, key) != getattr(stored, key)]
+        if differing:
+            raise ConfigError(
+                f"output: got {folder}, which holds a run with other values of {', '.join(differing)}; expected the "
+                "same config to go on with it. Choose another folder or delete that one."
             )
 
     @property

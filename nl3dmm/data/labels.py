@@ -64,9 +64,9 @@ class CoarseLabels:
 
 def _linear_shapes(bank: FaceBank, count: int) -> tuple[Float[Tensor, " size"], Float[Tensor, "count size"]]:
     """Mean (mm) and orthonormal directions of most variance of the bank's shapes; nothing for ``count`` 0."""
-    faces = min(SAMPLES, len(bank))
     if not count:
         return torch.zeros(0), torch.zeros(0, 0)
+    faces = min(SAMPLES, len(bank))
     # a mesh is a map of one channel, a row per vertex
     meshes = [bank.world.vertices(chunk)[:, None] for chunk in torch.arange(faces).split(_CHUNK)]
     components = principal_components(lambda: meshes, count)

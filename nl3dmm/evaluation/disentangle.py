@@ -134,7 +134,7 @@ def residual_energies(
     maps = model.decode(model.encode(batch.image).latents).maps
     energy = (maps.shape_final - maps.shape_proxy)[:, 2] ** 2
     visible, skin = _unwrap(model, batch).visible, _skin(model)
-    hidden = ~visible & visible.flip(-1) & skin & skin.flip(-1)
+    hidden = hidden_skin(model, visible)
     return {
         "hidden": masked_mean(energy, hidden),
         "mirrored": masked_mean(energy.flip(-1), hidden),
@@ -185,6 +185,14 @@ def _albedos(model: FaceModel, batch: FaceBatch, steps: int) -> list[Tensor]:
 
 def _unwrap(model: FaceModel, batch: FaceBatch) -> UVObservation:
     return unwrap_photo(batch.image, known(batch.camera), known(batch.vertices), model.surface)
+
+
+def hidden_skin(
+    model: FaceModel, visible: Bool[Tensor, "batch uv_height uv_width"]
+) -> Bool[Tensor, "batch uv_height uv_width"]:
+    """Skin texels that cannot be seen while their mirror images can."""
+    skin = _skin(model)
+    return ~visible & visible.flip(-1) & skin & skin.flip(-1)
 
 
 def _skin(model: FaceModel) -> Bool[Tensor, "uv_height uv_width"]:

@@ -66,6 +66,13 @@ def draw_truth(
 
 
 @torch.no_grad()
+def texture_l21(model: FaceModel, batch: FaceBatch, fit: TextureFit) -> Float[Tensor, " batch"]:
+    """l2,1 of the batch's mesh in this texture over what is visible of the face."""
+    drawn = draw_truth(model, batch, fit.albedo, fit.sh_coefficients)
+    return l21(drawn.images[:, 0].clamp(0, 1), batch.image, drawn.mask & known(batch.mask))
+
+
+@torch.no_grad()
 def texture_errors(
     model: FaceModel, batch: FaceBatch, fit: TextureFit, mean_albedo: Float[Tensor, "3 uv_height uv_width"] | None
 ) -> Errors:
@@ -74,8 +81,7 @@ def texture_errors(
     Where the true albedo is known: detail and albedo over the skin that the image shows. Elsewhere: how well the mesh
     and the camera, which are then no truth either, meet the landmarks.
     """
-    drawn = draw_truth(model, batch, fit.albedo, fit.sh_coefficients)
-    photometric = l21(drawn.images[:, 0].clamp(0, 1), batch.image, drawn.mask & known(batch.mask))
+    photometric = texture_l21(model, batch, fit)
     if mean_albedo is None:
         return {"l21": photometric, **placement_errors(model, batch)}
     return {"l21": photometric, **albedo_errors(model, batch, fit.albedo, mean_albedo)}

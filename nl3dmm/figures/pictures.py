@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.errors import ConfigError
-from nl3dmm.evaluation.representation import draw_truth, fit_texture, known
+from nl3dmm.evaluation.disentangle import hidden_skin
+from nl3dmm.evaluation.representation import fit_texture, known, texture_l21
 from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, sheet
-from nl3dmm.fitting import FitConfig, optimise_faces
-from nl3dmm.geometry.uv import erode
-from nl3dmm.losses.pixels import l21, masked_mean, pixel_distance
+from nl3dmm.fitting import FitConfig, optimise_faces, photo_config
+from nl3dmm.losses.pixels import masked_mean, pixel_distance
 from nl3dmm.losses.shape import residual_soft_symmetry
 from nl3dmm.model import Face, FaceModel, Geometry
 from nl3dmm.panels import clay, clay_map, drawn_over, on_white
@@ -78,10 +78,7 @@ def texture(systems: Systems, batch: FaceBatch, steps: int, progress: Progress =
         fit = fit_texture(model, part, start, steps)
         face = Face(start.latents, known(part.camera), fit.sh_coefficients)
         over = drawn_over(model, face, known(part.vertices), fit.albedo[:, None], part.image)
-        with torch.no_grad():
-            drawn = draw_truth(model, part, fit.albedo, fit.sh_coefficients)
-            error = l21(drawn.images[:, 0].clamp(0, 1), part.image, drawn.mask & known(part.mask))
-        return {"over": over[:, 0]}, {"l21": error}
+        return {"over": over[:, 0]}, {"l21": texture_l21(model, part, fit)}
 
     return _beside_input(systems, batch, draw, progress, _VISIBLE)
 
@@ -207,15 +204,10 @@ def _estimate(model: FaceModel, batch: FaceBatch, steps: int) -> tuple[Face, Geo
         face = model.encode(batch.image)
     if steps and batch.camera is not None:
         face = optimise_faces(model, batch.image, face, FitConfig(steps=steps)).face
-    elif steps:
-        face = optimise_faces(model, batch.image, face, _photo_config(steps), batch.landmarks).face
+    elif steps:  # without the free albedo: the pictures are to show what the model knows
+        face = optimise_faces(model, batch.image, face, photo_config(steps), batch.landmarks).face
     with torch.no_grad():
         return face, model.decode(face.latents)
-
-
-def _photo_config(steps: int) -> FitConfig:
-    """As ``fit_latent`` fits photos, without the free albedo: the pictures are to show what the model knows."""
-    return FitConfig(steps, learning_rate=0.05, latent_prior=0.02, landmark=2.0, landmark_steps=steps // 4)
 
 
 def _whole_l21(picture: Float[Tensor, "batch 3 height width"], batch: FaceBatch) -> Float[Tensor, " batch"]:
@@ -244,9 +236,7 @@ def _hidden(
     camera = face.camera if batch.camera is None else batch.camera
     vertices = geometry.vertices_final if batch.vertices is None else batch.vertices
     visible = unwrap_photo(batch.image, camera, vertices, model.surface).visible
-    skin = erode((model.template.regions["skin"] > 0.5) & model.template.uv_mask)
-    hidden = ~visible & visible.flip(-1) & skin & skin.flip(-1)
-    return visible, hidden, _SIDE_YAW * camera.rotation[:, 2, 0].sign()
+    return visible, hidden_skin(model, visible), _SIDE_YAW * camera.rotation[:, 2, 0].sign()
 
 
 def _residual_maps(

@@ -19,7 +19,6 @@ _ARGUMENTS = "${args_no_hyphens}"
 _COMMAND = f'["${{env}}", "${{interpreter}}", "-m", "{_PROGRAM}", "{_ARGUMENTS}"]'
 _KEYS = ("method", "parameters", "command", "name", "description", "project", "entity", "program", "metric", "run_cap")
 _OWN_KEYS = ("output", "resume")  # of the config: decided by the sweep
-_FREE = ("output", "resume", "logging")  # may differ between a run and its continuation
 _UNSAFE = re.compile(r"[^\w.=+-]+")
 _PLAIN = re.compile(r"[\w./\\:=+-]+")  # as a path in YAML; others are quoted
 
@@ -120,12 +119,7 @@ def settle(run: SweepRun, threads: int) -> tuple[SweepRun, bool]:
                 f"encoder_from: got {encoder}, which does not exist; expected a trained run. Train it first."
             )
         return run, False
-    differing = [key for key in vars(run.config) if key not in _FREE and vars(run.config)[key] != vars(stored[0])[key]]
-    if differing:
-        raise ConfigError(
-            f"output: got {run.folder}, which holds a run with other values of {', '.join(differing)}; expected the "
-            "same config to go on with it. Choose another folder with -o or delete that one."
-        )
+    run.config.check_continues(stored[0], run.folder)
     return run, stored[1] >= run.config.training.steps
 
 

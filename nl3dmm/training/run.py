@@ -34,7 +34,6 @@ from nl3dmm.training.module import TrainingModule, build_trainer
 from nl3dmm.types import FaceBatch
 
 _CONFIG_FILE = "config.yaml"
-_FREE_KEYS = ("resume", "output", "logging")  # may differ between a run and its continuation
 
 
 def run_training(config: RunConfig) -> Path:
@@ -100,13 +99,7 @@ def _resume_point(config: RunConfig, output: Path) -> tuple[Path | None, int]:
             "Choose another output or delete that folder."
         )
     trained = load_system(last)
-    stored = trained.config
-    differing = [key for key in vars(config) if key not in _FREE_KEYS and getattr(config, key) != getattr(stored, key)]
-    if differing:
-        raise ConfigError(
-            f"output: got {output}, which holds a run with other values of {', '.join(differing)}; expected the same "
-            "config to go on with it. Choose another output=FOLDER or delete that folder."
-        )
+    config.check_continues(trained.config, output)
     return last, trained.step
 
 

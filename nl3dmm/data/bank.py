@@ -25,7 +25,7 @@ from nl3dmm.types import Camera, FaceBatch
 _CHUNK = 32
 _PARTIAL = ".partial"
 # Bump when the same config draws other faces than before: old banks must not be read.
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 _FLOATS = {"landmarks": (68, 2), "rotation": (3, 3), "translation": (2,), "scale": (), "inverse_distance": ()}
 _FLOATS |= {"principal_point": (2,), "sh_coefficients": (3, 9)}
 

@@ -15,11 +15,12 @@ from nl3dmm.geometry.camera import FACE_FILL, project, rotation_from_euler, zoom
 from nl3dmm.geometry.lighting import Encoding, directional_light, white_light
 from nl3dmm.render.scene import render_textures
 from nl3dmm.synthetic.draws import Draws
-from nl3dmm.synthetic.scenery import add_head_and_body, add_occluders, backgrounds
+from nl3dmm.synthetic.scenery import Surroundings, add_objects, backgrounds
 from nl3dmm.synthetic.skin import SkinSampler
 from nl3dmm.types import Camera, FaceBatch
 
 CAMERAS = ("weak_perspective", "perspective", "mixed")
+_HAIR_SHARE = 5.0
 _SALTS = {"shape": 1, "camera": 2, "light": 3, "scenery": 4, "sensor": 5}
 # Movements go together on real faces (names of the ARKit set); the first is neutral.
 _EXPRESSIONS: tuple[dict[str, float], ...] = (
@@ -45,7 +46,7 @@ class WorldConfig:
     roll: float = 12.0
     identity: float = 0.9  # deviation of the identity coefficients
     expression: float = 1.0  # scale of the expression activations
-    occlusion: float = 0.15  # probability of a fringe, and of an object, before the face
+    occlusion: float = 0.15  # probability of an object before the face; hair falls over it five times as often
     noise: float = 0.02  # largest deviation of the sensor noise
     super_sampling: int = 2
 
@@ -168,9 +169,11 @@ class SyntheticWorld:
         landmarks, _ = project(camera, self.template.landmarks(vertices))
         scenery = draws["scenery"]
         skin = (albedo * self.template.uv_mask).mean((2, 3)) / self.template.uv_mask.float().mean()
-        behind = add_head_and_body(backgrounds(scenery, size), camera, skin, scenery)
-        picture = colour + behind * (1 - covered)
-        picture, hidden = add_occluders(picture, camera, landmarks, scenery, self.config.occlusion)
+        around = Surroundings(camera, light, size, self.encoding, scenery)
+        picture = colour + around.behind(backgrounds(scenery, size), skin) * (1 - covered)
+        picture, hair = around.before(picture, min(1.0, _HAIR_SHARE * self.config.occlusion))
+        picture, hidden = add_objects(picture, around.seen, landmarks, scenery, self.config.occlusion)
+        hidden = hidden | (hair[:, 0] > 0)
         sensor = draws["sensor"]
         grain = sensor.normal(1.0, 3.0, 3, size, size) * sensor.uniform(0, self.config.noise, 1, 1, 1)
         return FaceBatch(

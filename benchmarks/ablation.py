@@ -6,7 +6,7 @@ Before it: ``python -m nl3dmm.sweep configs/sweep/ablation.yaml``. Measurements 
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -23,24 +23,39 @@ PAPER = {
     "texture": {"linear": 0.1287, "nonlinear": 0.0427, "nonlinear+gl": 0.0386, "nonlinear+gl+proxy": 0.0363},
     "shape": {"linear": 0.0241, "nonlinear": 0.0146, "nonlinear+gl+proxy": 0.0139},
 }
-FIGURES = {"texture": ("l21", "detail_recovered"), "shape": ("nme", "distance_mm")}
+FIGURES = {
+    "texture": ("l21", "detail_recovered"),
+    "shape": ("nme", "distance_mm"),
+    "disentangle": (
+        "encoder: albedo over input difference",
+        "encoder: light over person",
+        "encoder: photo of final over proxy",
+        "fitted: photo of final over proxy",
+        "encoder: detail of final over proxy",
+        "residual: hidden over mirrored",
+    ),
+}
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, str | int | float]
 
 
-def collect(sweep: Path) -> dict[str, list[Row]]:
-    """Measurement -> one row per run and data set."""
-    runs = json.loads((sweep / "results.json").read_text(encoding="utf-8"))["runs"]
-    rows: dict[str, list[Row]] = {measure: [] for measure in FIGURES}
-    for run in runs:
-        for measure, names in FIGURES.items():
-            for stored in _stored(Path(run["checkpoint"]), measure):
-                errors, protocol = stored["errors"]["final"], stored["protocol"]
-                row: Row = {"model": MODELS.get(run["setting"], run["setting"]), "seed": run["seed"]}
-                row |= {name: errors[name] for name in names if name in errors}
-                row |= {"template": stored["template"], "data": protocol["data"]}
-                rows[measure].append(row | {"faces": protocol["faces"], "latent_steps": protocol["latent_steps"]})
-    return rows
+def collect(sweeps: Sequence[Path]) -> dict[str, list[Row]]:
+    """Measurement -> one row per model, seed, template and data set, although several sweeps may hold it."""
+    rows: dict[str, dict[tuple, Row]] = {measure: {} for measure in FIGURES}
+    for sweep in sweeps:
+        for run in json.loads((sweep / "results.json").read_text(encoding="utf-8"))["runs"]:
+            for measure in FIGURES:
+                for stored in _stored(Path(run["checkpoint"]), measure):
+                    identity: Row = {"model": MODELS.get(run["setting"], run["setting"]), "seed": run["seed"]}
+                    identity |= {"template": stored["template"], "data": stored["protocol"]["data"]}
+                    rows[measure].setdefault(tuple(identity.values()), _row(measure, identity, stored))
+    return {measure: list(found.values()) for measure, found in rows.items()}
+
+
+def _row(measure: str, identity: Row, stored: dict) -> Row:
+    figures = stored["ratios"] if measure == "disentangle" else stored["errors"]["final"]
+    protocol = {name: stored["protocol"][name] for name in ("faces", "latent_steps")}
+    return identity | {name: figures[name] for name in FIGURES[measure] if name in figures} | protocol
 
 
 def _stored(checkpoint: Path, measure: str) -> Iterator[dict]:
@@ -64,7 +79,7 @@ def markdown(rows: dict[str, list[Row]]) -> str:
             for model in dict.fromkeys(row["model"] for row in chosen):
                 own = [row for row in chosen if row["model"] == model]
                 cells = [_mean([float(row[name]) for row in own if name in row]) for name in names]
-                paper = PAPER[measure].get(str(model), "-")
+                paper = PAPER.get(measure, {}).get(str(model), "-")
                 lines.append(f"| {model} | {paper} | {' | '.join(cells)} | {len(own)} |")
             parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -80,10 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
     parser.add_argument("sweep", nargs="+", type=Path, help="folders of finished sweeps")
     sweeps = parser.parse_args().sweep
-    rows: dict[str, list[Row]] = {measure: [] for measure in FIGURES}
-    for sweep in sweeps:
-        for measure, found in collect(sweep).items():
-            rows[measure] += found
+    rows = collect(sweeps)
     stored = [json.loads((sweep / "results.json").read_text(encoding="utf-8")) for sweep in sweeps]
     facts = {key: "; ".join(dict.fromkeys(each[key] for each in stored)) for key in ("machine", "commit", "command")}
     with atomic_path(RESULTS / "ablation.json") as temporary:

@@ -102,9 +102,11 @@ def _load(options: Namespace, labels: list[str]):
     from nl3dmm.checkpoint import load_system
     from nl3dmm.evaluation.accuracy import TEST_SEED
     from nl3dmm.figures.faces import check_alike, find_photos, photo_faces, unseen_faces
+    from nl3dmm.render import default_device
 
     photos = find_photos(options.photos)[: options.faces] if options.photos else []
-    systems = {label: load_system(path) for label, path in zip(labels, options.checkpoints, strict=True)}
+    device = default_device()
+    systems = {label: load_system(path, device=device) for label, path in zip(labels, options.checkpoints, strict=True)}
     check_alike(systems, synthetic=not photos)
     first = systems[labels[0]]
     if photos:

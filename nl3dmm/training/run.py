@@ -25,6 +25,7 @@ from nl3dmm.errors import CheckpointError, ConfigError
 from nl3dmm.evaluation.accuracy import Protocol, evaluate, sample_faces, table
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import model_panel
+from nl3dmm.render import default_device
 from nl3dmm.settings import RunConfig
 from nl3dmm.synthetic.world import SyntheticWorld
 from nl3dmm.training.averaging import averaged_weights
@@ -71,7 +72,7 @@ def run_training(config: RunConfig) -> Path:
     if trainer.global_step > first_step:  # the callback saves every n-th step only; the last is what the run was for
         trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
     checkpoint = find_checkpoint(output)
-    _summarise(console, load_system(checkpoint), output, time.perf_counter() - started)
+    _summarise(console, load_system(checkpoint, device=default_device()), output, time.perf_counter() - started)
     return checkpoint
 
 

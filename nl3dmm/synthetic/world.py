@@ -21,7 +21,7 @@ from nl3dmm.types import Camera, FaceBatch
 
 CAMERAS = ("weak_perspective", "perspective", "mixed")
 _HAIR_SHARE = 5.0
-_SALTS = {"shape": 1, "camera": 2, "light": 3, "scenery": 4, "sensor": 5}
+_SALTS = {"shape": 1, "camera": 2, "light": 3, "scenery": 4, "sensor": 5, "expression": 6}
 # Movements go together on real faces (names of the ARKit set); the first is neutral.
 _EXPRESSIONS: tuple[dict[str, float], ...] = (
     {},
@@ -92,6 +92,7 @@ class SyntheticWorld:
         light_indices: Int[Tensor, " _"] | None = None,
         camera_indices: Int[Tensor, " _"] | None = None,
         scenery_indices: Int[Tensor, " _"] | None = None,
+        expression_indices: Int[Tensor, " _"] | None = None,
     ) -> FaceBatch:
         """Images and everything that is true of them; ``mask`` leaves out what occluders hide.
 
@@ -99,15 +100,16 @@ class SyntheticWorld:
             indices: the persons, with their expressions.
             light_indices: the faces whose light they stand in; their own by default.
             camera_indices: the faces whose pose and framing they take.
-            scenery_indices: the faces whose background, occluders and sensor noise they have.
+            scenery_indices: the faces whose background, hair, occluders and sensor noise they have.
+            expression_indices: the faces whose expression they wear; with equal ``indices``, frames of one person.
 
         Raises:
             ShapeError: the indices are not equally many.
         """
         others = {"light": light_indices, "camera": camera_indices, "scenery": scenery_indices}
-        others |= {"sensor": scenery_indices}
+        others |= {"sensor": scenery_indices, "expression": expression_indices}
         draws = {name: self._draws(name, indices, others.get(name)) for name in _SALTS}
-        vertices = self._vertices_from(draws["shape"])
+        vertices = self._vertices_from(draws["shape"], draws["expression"])
         camera = self._camera(vertices, draws["camera"])
         light = _light(draws["light"])
         albedo = self.skin.albedo(self.seed, indices)
@@ -124,12 +126,12 @@ class SyntheticWorld:
 
     def vertices(self, indices: Int[Tensor, " batch"]) -> Float[Tensor, "batch vertices 3"]:
         """The meshes alone, mm; what ``sample`` returns without drawing a picture."""
-        return self._vertices_from(Draws(self.seed, indices, _SALTS["shape"]))
+        return self._vertices_from(*(Draws(self.seed, indices, _SALTS[name]) for name in ("shape", "expression")))
 
-    def _vertices_from(self, draws: Draws) -> Float[Tensor, "batch vertices 3"]:
-        coefficients = draws.normal(self.config.identity, 2.5, len(self._identity_basis))
+    def _vertices_from(self, shape: Draws, expression: Draws) -> Float[Tensor, "batch vertices 3"]:
+        coefficients = shape.normal(self.config.identity, 2.5, len(self._identity_basis))
         identity = torch.einsum("bk,kvc->bvc", coefficients, self._identity_basis)
-        return self.template.morph(expression=self._expression(draws)) + identity
+        return self.template.morph(expression=self._expression(expression)) + identity
 
     def _expression(self, draws: Draws) -> Float[Tensor, "batch expressions"]:
         """A quarter is neutral; the others wear one of the usual expressions, more or less, with some of their own."""

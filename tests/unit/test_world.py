@@ -261,9 +261,24 @@ def test_another_background_leaves_the_face(small_world):
     assert not moved.image[~where].isclose(person.image[~where]).all()
 
 
+def test_frames_of_one_person_differ_in_expression_only(small_world):
+    persons, frames = torch.tensor([3, 3, 3]), torch.tensor([5, 6, 7])
+    world = variant(small_world, expression=1.0)
+    clip = world.sample(persons, frames, frames, frames, frames)
+    calm = variant(small_world, expression=0.0).sample(persons, frames, frames, frames, frames)
+    assert clip.albedo is not None
+    assert clip.albedo[0].equal(clip.albedo[1])
+    assert calm.vertices.equal(calm.vertices[:1].expand_as(calm.vertices))
+    assert not clip.vertices[0].equal(clip.vertices[1])
+    expressions = clip.vertices - calm.vertices
+    neutral = variant(small_world, identity=0.0)
+    worn = neutral.vertices(frames) - variant(neutral, identity=0.0, expression=0.0).vertices(frames)
+    torch.testing.assert_close(expressions, worn, atol=1e-3, rtol=0)
+
+
 def test_own_indices_change_nothing(small_world, batch):
     indices = torch.arange(3)
-    assert_same(small_world.sample(indices, indices, indices, indices), batch[slice(0, 3)])
+    assert_same(small_world.sample(indices, indices, indices, indices, indices), batch[slice(0, 3)])
 
 
 def test_cameras_alone_are_those_of_the_sample(small_world, batch):

@@ -7,13 +7,18 @@ from torch import Tensor
 
 
 class Draws:
-    """One generator per sample of a batch; every call advances all of them alike, whatever the batch is."""
+    """One generator per sample of a batch; every call advances all of them alike, whatever the batch is.
 
-    def __init__(self, seed: int, indices: Int[Tensor, " batch"], salt: int):
+    Numbers are drawn on the CPU, so that they are the same everywhere, and brought to the device.
+    """
+
+    def __init__(self, seed: int, indices: Int[Tensor, " batch"], salt: int, device: torch.device | str = "cpu"):
+        self.device = device
         self._generators = [np.random.default_rng([seed, index, salt]) for index in indices.tolist()]
 
     def _stack(self, draw) -> Float[Tensor, "batch ..."]:
-        return torch.from_numpy(np.stack([draw(generator) for generator in self._generators]).astype(np.float32))
+        values = np.stack([draw(generator) for generator in self._generators]).astype(np.float32)
+        return torch.from_numpy(values).to(self.device)
 
     def uniform(self, low: float | int, high: float | int, *shape: int) -> Float[Tensor, "batch ..."]:
         return self._stack(lambda generator: generator.uniform(low, high, shape))

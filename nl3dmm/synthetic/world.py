@@ -83,8 +83,14 @@ class SyntheticWorld:
         self.encoding: Encoding = encoding
         self.surface = template.surface()
         self.skin = SkinSampler(template)
-        self._identity_basis = without_similarity(template.identity_basis, template.vertices)
-        self._expressions = _usual_expressions(template.expression_names)
+        with self.device:
+            self._identity_basis = without_similarity(template.identity_basis, template.vertices)
+            self._expressions = _usual_expressions(template.expression_names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the faces are drawn: that of the template."""
+        return self.template.vertices.device
 
     def sample(
         self,
@@ -109,24 +115,25 @@ class SyntheticWorld:
         others = {"light": light_indices, "camera": camera_indices, "scenery": scenery_indices}
         others |= {"sensor": scenery_indices, "expression": expression_indices}
         draws = {name: self._draws(name, indices, others.get(name)) for name in _SALTS}
-        vertices = self._vertices_from(draws["shape"], draws["expression"])
-        camera = self._camera(vertices, draws["camera"])
-        light = _light(draws["light"])
         albedo = self.skin.albedo(self.seed, indices)
-        return self._picture(indices, vertices, camera, light, albedo, draws)
+        with self.device:  # all constants are made there
+            vertices = self._vertices_from(draws["shape"], draws["expression"])
+            camera = self._camera(vertices, draws["camera"])
+            return self._picture(indices, vertices, camera, _light(draws["light"]), albedo, draws)
 
     def _draws(self, name: str, indices: Tensor, others: Tensor | None) -> Draws:
         if others is not None and len(others) != len(indices):
             raise ShapeError(f"{name}_indices: got {len(others)}; expected {len(indices)}, one per face. Repeat some.")
-        return Draws(self.seed, indices if others is None else others, _SALTS[name])
+        return Draws(self.seed, indices if others is None else others, _SALTS[name], self.device)
 
     def camera(self, indices: Int[Tensor, " batch"]) -> Camera:
         """The cameras alone; what ``sample`` returns without drawing a picture."""
-        return self._camera(self.vertices(indices), Draws(self.seed, indices, _SALTS["camera"]))
+        with self.device:
+            return self._camera(self.vertices(indices), self._draws("camera", indices, None))
 
     def vertices(self, indices: Int[Tensor, " batch"]) -> Float[Tensor, "batch vertices 3"]:
         """The meshes alone, mm; what ``sample`` returns without drawing a picture."""
-        return self._vertices_from(*(Draws(self.seed, indices, _SALTS[name]) for name in ("shape", "expression")))
+        return self._vertices_from(*(self._draws(name, indices, None) for name in ("shape", "expression")))
 
     def _vertices_from(self, shape: Draws, expression: Draws) -> Float[Tensor, "batch vertices 3"]:
         coefficients = shape.normal(self.config.identity, 2.5, len(self._identity_basis))
@@ -180,7 +187,7 @@ class SyntheticWorld:
         grain = sensor.normal(1.0, 3.0, 3, size, size) * sensor.uniform(0, self.config.noise, 1, 1, 1)
         return FaceBatch(
             image=(picture + grain).clamp(0, 1),
-            index=indices,
+            index=indices.to(self.device),
             landmarks=landmarks,
             mask=(covered[:, 0] > 0.5) & ~hidden,
             camera=camera,

@@ -21,6 +21,7 @@ KINDS = ("nonlinear", "linear")
 _GLOBAL = ((8, 4, 6), (6, 3, 4), (4, 2, 2), (2, 1))
 _LOCAL = ((4, 6), (6, 3, 4), (4, 2, 2), (2, 1))
 _LOCAL_STEPS = 3
+_RIM = 8  # of a box's shorter side, one part fades at each side
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,29 @@ class _LocalPathway(nn.Sequential):
     def __init__(self, latent: int, height: int, width: int, channels: int):
         factor = 2**_LOCAL_STEPS
         seed = _Seed(latent, 8 * channels, height // factor, width // factor)
-        super().__init__(seed, _pathway(8 * channels, _LOCAL, channels, first_stride=1))
+        super().__init__(seed, _pathway(8 * channels, _LOCAL, channels, first_stride=1), _FadingRim(height, width))
+
+
+class _FadingRim(nn.Module):
+    """Lets features go to 0 at the sides of their box; the paper's end abruptly there, and S shows it as a seam."""
+
+    fade: Tensor
+
+    def __init__(self, height: int, width: int):
+        super().__init__()
+        depth = max(1, min(height, width) // _RIM)
+        rows, columns = (_ramp(length, depth) for length in (height, width))
+        self.register_buffer("fade", rows[:, None] * columns, persistent=False)
+
+    def forward(self, features: Float[Tensor, "batch channels height width"]) -> Tensor:
+        return features * self.fade.to(features.dtype)
+
+
+def _ramp(length: int, depth: int) -> Float[Tensor, " {length}"]:
+    """1 in the middle, down to 0 just beyond both ends, as half a cosine over ``depth`` texels."""
+    position = torch.arange(length)
+    inwards = (torch.minimum(position, length - 1 - position) + 0.5) / depth
+    return (1 - (math.pi * inwards.clamp_max(1)).cos()) / 2
 
 
 class _PlacedMaximum(torch.autograd.Function):

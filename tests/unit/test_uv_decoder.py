@@ -6,7 +6,7 @@ from torch import nn
 
 from nl3dmm.errors import ConfigError
 from nl3dmm.nn.encoder import count_parameters
-from nl3dmm.nn.uv_decoder import DecoderConfig, UVDecoder
+from nl3dmm.nn.uv_decoder import DecoderConfig, UVDecoder, _FadingRim
 
 SMALL = DecoderConfig(width=4, up_samplings=3)
 BOXES = {"left_eye": (0, 8, 8, 8), "mouth": (16, 16, 8, 16)}  # row, column, height, width
@@ -64,6 +64,18 @@ def test_local_pathways_act_in_their_boxes_only():
         outside[row : row + height, column : column + width] = False
     assert features[..., outside].eq(0).all()
     assert (features >= 0).all()
+
+
+def test_local_features_fade_towards_the_rim_of_their_box():
+    """No seam: next to the rim they are small, in the middle they are what the pathway gives."""
+    rim = _FadingRim(16, 24)
+    faded = rim(torch.ones(1, 1, 16, 24))[0, 0]
+    assert faded[2:-2, 2:-2].eq(1).all()
+    torch.testing.assert_close(faded[0, 2:-2], torch.full((20,), 0.5 - 0.125**0.5), atol=1e-6, rtol=0)
+    assert faded.equal(faded.flip(0))
+    assert faded.equal(faded.flip(1))
+    assert rim(torch.ones(1, 1, 16, 24, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert not rim.state_dict()
 
 
 def test_without_local_pathways_there_is_one_global_decoder():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from nl3dmm.assets import embedded_template, import_ict, load_template, save_template
+from nl3dmm.assets import embedded_template, load_template, save_template
+from nl3dmm.assets.load import IMPORTERS
 from nl3dmm.assets.sheet import template_sheet
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.errors import Nl3dmmError
@@ -30,17 +31,21 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="write the embedded procedural template")
     build.set_defaults(run=lambda options: _save(embedded_template(tuple(options.size)), options.output))
     bring = commands.add_parser("import", help="convert a face model to a template")
-    bring.add_argument("model", choices=["ict"], help="kind of model: ict = ICT-FaceKit packed as .npz")
-    bring.add_argument("path", type=Path, help="the model's file")
-    bring.set_defaults(run=lambda options: _save(import_ict(options.path, tuple(options.size)), options.output))
+    bring.add_argument("model", choices=list(IMPORTERS), help="kind of model: " + ", ".join(IMPORTERS))
+    bring.add_argument("path", type=Path, help="the model's own file, with its companions beside it")
+    bring.set_defaults(run=_import)
     for command in (build, bring):
         command.add_argument("-o", "--output", type=Path, required=True, help="file to write (.safetensors)")
         command.add_argument("--size", type=int, nargs=2, default=(64, 80), metavar=("ROWS", "COLUMNS"))
     show = commands.add_parser("show", help="draw a template: views, landmarks, UV regions")
-    show.add_argument("template", help="'embedded', or a file (.safetensors, .npz)")
+    show.add_argument("template", help="'embedded', or a file (.safetensors, .npz of ICT)")
     show.add_argument("-o", "--output", type=Path, required=True, help="picture to write (.png)")
     show.set_defaults(run=_show)
     return parser
+
+
+def _import(options: argparse.Namespace) -> int:
+    return _save(IMPORTERS[options.model](options.path, tuple(options.size)), options.output)
 
 
 def _save(template: FaceTemplate, output: Path) -> int:

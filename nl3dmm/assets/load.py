@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+from nl3dmm.assets.bfm2009 import import_bfm2009
+from nl3dmm.assets.bfm2017 import import_bfm2017
 from nl3dmm.assets.embedded import embedded_template
+from nl3dmm.assets.flame import import_flame
+from nl3dmm.assets.gnm import import_gnm
 from nl3dmm.assets.ict import import_ict
 from nl3dmm.assets.locations import asset_folder
 from nl3dmm.assets.storage import read_template
@@ -10,6 +14,13 @@ from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.errors import AssetError
 
 DEFAULT_UV_SIZE = (64, 80)
+IMPORTERS = {
+    "ict": import_ict,
+    "bfm2009": import_bfm2009,
+    "bfm2017": import_bfm2017,
+    "flame": import_flame,
+    "gnm": import_gnm,
+}
 
 
 def load_template(
@@ -18,8 +29,9 @@ def load_template(
     """A template by name or from a file.
 
     Args:
-        name: ``embedded``, ``ict`` (with ``path``), or the path of a saved template or ICT file itself.
-        path: a saved template (.safetensors) or, for ``ict``, the packed model (.npz).
+        name: ``embedded``, the kind of the face model in ``path`` (``ict``, ``bfm2009``, ``bfm2017``, ``flame``,
+            ``gnm``), or the path of a saved template or ICT file itself.
+        path: a saved template (.safetensors), or the model's own file.
         uv_size: rows, columns; by default the file's own, or (64, 80).
 
     Raises:
@@ -31,8 +43,8 @@ def load_template(
         return _embedded(uv_size or DEFAULT_UV_SIZE)
     if path is None:
         raise AssetError(f"template: got {str(name)!r}; expected 'embedded', or a name with a path. Give a path.")
-    if Path(path).suffix == ".npz":
-        return import_ict(path, uv_size or DEFAULT_UV_SIZE)
+    if name in IMPORTERS and Path(path).suffix != ".safetensors":
+        return IMPORTERS[str(name)](path, uv_size or DEFAULT_UV_SIZE)
     template = read_template(path)
     if uv_size not in (None, template.uv_size):
         raise AssetError(f"uv_size: got {uv_size}; expected {template.uv_size}, of {path}. Change it or import again.")

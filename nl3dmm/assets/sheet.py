@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.geometry.camera import project, rotation_from_euler, weak_perspective
-from nl3dmm.render.scene import Surface, render_geometry
+from nl3dmm.render.scene import render_geometry
 from nl3dmm.types import Camera
 
 VIEWS_DEG = (0.0, 45.0, 90.0)
@@ -40,8 +40,7 @@ def _view(template: FaceTemplate, yaw: float, tile: int) -> tuple[Tensor, Tensor
     scale = 0.92 * tile / extent.reshape(1)
     shift = torch.stack([-centre[0], centre[1]])[None] * scale[:, None]
     camera: Camera = weak_perspective(rotation, shift, scale, torch.full((1, 2), tile / 2))
-    surface = Surface(template.triangles, template.uv, template.uv_size)
-    picture = render_geometry(template.vertices[None], camera, surface, (tile, tile))[0]
+    picture = render_geometry(template.vertices[None], camera, template.surface(), (tile, tile))[0]
     return picture, project(camera, template.landmarks(template.vertices[None]))[0][0]
 
 

@@ -84,6 +84,9 @@ def _check_layout(tensors: dict[str, Tensor], uv_size: tuple[int, int], num_expr
         "identity_basis": ((_length(tensors, "identity_basis"), count, 3), real),
         "expression_basis": ((num_expressions, count, 3), real),
     } | {name: (uv_size, real) for name in tensors if name.startswith("regions.")}
+    if {"albedo_mean", "albedo_basis"} & tensors.keys():
+        expected["albedo_mean"] = ((count, 3), real)
+        expected["albedo_basis"] = ((_length(tensors, "albedo_basis"), count, 3), real)
     for name in sorted(expected.keys() | tensors.keys()):
         got = (tuple(tensors[name].shape), tensors[name].dtype) if name in tensors else None
         if got != expected.get(name):

@@ -55,6 +55,8 @@ class FaceTemplate:
     expression_basis: Float32[Tensor, "expression vertices 3"]  # mm at activation 1
     expression_names: tuple[str, ...]
     provenance: dict[str, str] = field(default_factory=dict)
+    albedo_mean: Float32[Tensor, "vertices 3"] | None = None  # [0, 1], as the model's authors give it
+    albedo_basis: Float32[Tensor, "albedo vertices 3"] | None = None  # per standard deviation
 
     @cached_property
     def hash(self) -> str:

@@ -67,8 +67,8 @@ class FaceBank:
     def __len__(self) -> int:
         return self.size
 
-    def read(self, indices: Int[Tensor, " batch"]) -> FaceBatch:
-        """Samples with all truth; the same values for any batch split."""
+    def read(self, indices: Int[Tensor, " batch"], visits: Int[Tensor, " batch"] | None = None) -> FaceBatch:
+        """Samples with all truth; the same values for any batch split and at every visit."""
         rows = indices.numpy()
         values = {name: torch.from_numpy(np.ascontiguousarray(array[rows])) for name, array in self._arrays.items()}
         size = self.world.image_size

@@ -101,11 +101,13 @@ def crop_from_box(left: float, top: float, right: float, bottom: float, size: in
 def hull_mask(points: Float[Tensor, "points 2"], size: int) -> Bool[Tensor, "{size} {size}"]:
     """Pixels of a square image whose centres lie in the points' convex hull: brows to chin for 68 landmarks."""
     hull = cv2.convexHull(points.detach().cpu().float().numpy())[:, 0]
-    edges = torch.from_numpy(np.roll(hull, -1, axis=0) - hull)
-    axis = torch.arange(size) + 0.5
-    offset = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)[:, :, None] - torch.from_numpy(hull)
-    side = edges[:, 0] * offset[..., 1] - edges[:, 1] * offset[..., 0]
-    return ((side >= 0).all(-1) | (side <= 0).all(-1)).to(points.device)
+    axis = np.arange(size, dtype=np.float32) + 0.5
+    left, right = np.ones((size, size), dtype=bool), np.ones((size, size), dtype=bool)  # of all edges, either way round
+    for (x, y), (along, down) in zip(hull, np.roll(hull, -1, axis=0) - hull, strict=True):
+        rows, columns = (along * (axis - y))[:, None], down * (axis - x)
+        right &= rows >= columns
+        left &= rows <= columns
+    return torch.from_numpy(left | right).to(points.device)
 
 
 def _filter_weights(start: float, scale: float, size: int, length: int) -> tuple[int, Float[Tensor, "size touched"]]:

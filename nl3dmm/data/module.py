@@ -1,7 +1,7 @@
 """Batches for training: order is a function of ``(seed, step)``, so a resumed run sees what it would have seen."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -9,10 +9,20 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nl3dmm.data.bank import FaceBank
 from nl3dmm.types import FaceBatch
 
 Labels = Callable[[FaceBatch], FaceBatch]
+
+
+@runtime_checkable
+class FaceSource(Protocol):
+    """Numbered faces."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Int[Tensor, " batch"], visits: Int[Tensor, " batch"] | None = None) -> FaceBatch:
+        """``visits`` number everything that a run reads, for sources that show a face differently each time."""
+        ...
 
 
 def exact_labels(truth: FaceBatch) -> FaceBatch:
@@ -37,13 +47,14 @@ def batch_indices(
 class _StepBatches(Dataset[FaceBatch]):
     """Item k is the whole batch of step k."""
 
-    def __init__(self, bank: FaceBank, labels: Labels, seed: int, batch_size: int, rank: int, ranks: int):
-        self.bank, self.labels, self.seed, self.batch_size = bank, labels, seed, batch_size
+    def __init__(self, source: FaceSource, labels: Labels, seed: int, batch_size: int, rank: int, ranks: int):
+        self.source, self.labels, self.seed, self.batch_size = source, labels, seed, batch_size
         self.rank, self.ranks = rank, ranks
 
     def __getitem__(self, step: int) -> FaceBatch:
-        rows = batch_indices(self.seed, step, self.batch_size, len(self.bank), self.rank, self.ranks)
-        return self.labels(self.bank.read(rows))
+        rows = batch_indices(self.seed, step, self.batch_size, len(self.source), self.rank, self.ranks)
+        first = (step * self.ranks + self.rank) * self.batch_size
+        return self.labels(self.source.read(rows, torch.arange(first, first + self.batch_size)))
 
 
 class _StepSampler(Sampler[int]):
@@ -60,11 +71,11 @@ class _StepSampler(Sampler[int]):
 
 
 class BankDataModule(LightningDataModule):
-    """Feeds a run of ``steps`` batches from a bank, with the labels made of its truth; one epoch is the whole run."""
+    """Feeds a run of ``steps`` batches from a bank or photos, with labels made of the truth; one epoch is the run."""
 
     def __init__(
         self,
-        bank: FaceBank,
+        bank: FaceSource,
         seed: int,
         batch_size: int,
         steps: int,

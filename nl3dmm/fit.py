@@ -12,7 +12,7 @@ def _parser() -> Parser:
     parser.add_argument("photo", type=Path, help="JPEG, PNG or WebP file")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for panel.png, overlay.png, face.obj")
     parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
-    parser.add_argument("--landmarks", type=Path, help="68 points: .pts, .npy or .json")
+    parser.add_argument("--landmarks", type=Path, help="68 points: .pts, .npy or .json (default: found)")
     parser.add_argument("--box", type=float, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"), help="face box, px")
     parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -4,9 +4,9 @@ import copy
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem, load_system
 from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
+from nl3dmm.data.detection import detect_landmarks
 from nl3dmm.data.images import ImageSource, read_image, write_png
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.errors import BackendError, ImageError, ShapeError
@@ -31,7 +32,6 @@ from nl3dmm.types import Camera
 
 DEFAULT_MODEL = Path("runs/default")
 _PANEL_SIZE = 256
-# Photos differ from the synthetic faces that the decoders know: latents must not run away to explain them.
 
 
 @dataclass(frozen=True)
@@ -164,23 +164,23 @@ def fit_latent(
     Args:
         image: path, bytes, PIL image, array or tensor; see ``data.images.read_image``.
         model: checkpoint, run folder, or an already loaded system. No weights ship yet: train them first.
-        landmarks: 68 points in photo pixels, or a .pts, .npy or .json file; frames the crop and guides the pose.
+        landmarks: 68 points in photo pixels, or a .pts, .npy or .json file; they frame the crop and guide the pose.
+            Without them and without a box those of the largest face are found.
         box: left, top, right, bottom of the face (brows to chin) in photo pixels; used without landmarks.
         steps: optimisation steps; 0 gives the encoder's estimate.
 
     Raises:
-        ImageError: unreadable photo, or neither landmarks nor a box that say where its face is.
+        ImageError: unreadable photo, or no face found in it.
         ShapeError: wrong landmarks or box.
         CheckpointError: no trained model, or a damaged one.
     """
     photo = read_image(image).cpu()
-    points = _read_points(landmarks, photo)
-    frame = None if box is None else _check_box(box)
+    points, frame = _locate(photo, landmarks, box)
     trained = model if isinstance(model, TrainedSystem) else load_system(model, device=_pick_device(device))
     network = trained.system.model
     size = trained.config.model.image_size
     started = time.perf_counter()
-    crop = _frame_face(points, frame, size)
+    crop = frame(size)
     picture = crop.image(photo)[None].to(network.device)
     with torch.no_grad():
         start = network.encode(picture)
@@ -204,15 +204,25 @@ def fit_latent(
     )
 
 
-def _frame_face(points: Tensor | None, box: tuple[float, float, float, float] | None, size: int) -> Crop:
-    if points is not None:
-        return crop_from_landmarks(points, size)
-    if box is not None:
-        return crop_from_box(*box, size)
-    raise ImageError(
-        "image: no face found: got neither landmarks nor a box, and this version has no face detector of its own; "
-        "expected one of them. Give landmarks (68 points) or the face's box."
-    )
+def _locate(photo: Tensor, landmarks, box: Sequence[float] | None) -> tuple[Tensor | None, Callable[[int], Crop]]:
+    """Landmarks, unless there is only a box, and how to crop the photo to a size."""
+    frame = None if box is None else _check_box(box)
+    if landmarks is None and frame is not None:
+        return None, partial(crop_from_box, *frame)
+    points = _find_points(photo) if landmarks is None else _read_points(landmarks, photo)
+    return points, partial(crop_from_landmarks, points)
+
+
+def _find_points(photo: Tensor) -> Float[Tensor, "68 2"]:
+    """Of the largest face."""
+    faces = detect_landmarks(photo, max_faces=1)
+    if not len(faces):
+        height, width = photo.shape[-2:]
+        raise ImageError(
+            f"image: no face found in {width} x {height} px; expected one of 40 px or more from brows to chin, not "
+            "upside down. Give landmarks (68 points) or the face's box."
+        )
+    return faces.landmarks[0]
 
 
 def _optimise(model, picture, start, targets, steps, progress) -> FitResult:
@@ -223,9 +233,7 @@ def _optimise(model, picture, start, targets, steps, progress) -> FitResult:
     return optimise_faces(model, picture, start, config, landmarks=targets, progress=progress)
 
 
-def _read_points(landmarks, photo: Tensor) -> Tensor | None:
-    if landmarks is None:
-        return None
+def _read_points(landmarks, photo: Tensor) -> Float[Tensor, "68 2"]:
     points = landmarks if isinstance(landmarks, Tensor) else read_landmarks(landmarks)
     if tuple(points.shape) != (68, 2):
         raise ShapeError(f"landmarks: got shape {tuple(points.shape)}; expected (68, 2). Give all 68 points.")

@@ -30,7 +30,7 @@ LAYERS = (
     ("fitting", "panels"),
     ("evaluation", "reconstruction"),
     ("training", "figures", "sweeps"),
-    ("train", "fit", "evaluate", "figure", "sweep", "world", "doctor"),
+    ("train", "fit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),
 )
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 40, 8
 GIVEN_SIGNATURES = {"texture": 9}  # nvdiffrast's eight parameters, and a mask

@@ -1,1 +1,5 @@
 """Photos, landmarks and banks of faces -> batches."""
+
+from nl3dmm.data.detection import detect_landmarks
+
+__all__ = ["detect_landmarks"]

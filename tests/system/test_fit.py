@@ -152,6 +152,13 @@ def test_box_instead_of_landmarks(trained):
     assert "landmark" not in result.losses
 
 
+def test_without_landmarks_and_box_the_face_is_found(trained, result):
+    found = fit_latent(PHOTO, model=trained, steps=0)
+    given = read_landmarks(LANDMARKS)
+    ours, theirs = found.crop.points_to_crop(given), result.crop.points_to_crop(given)
+    assert (ours - theirs).norm(dim=1).mean() < 4  # of 48 px
+
+
 def test_no_steps_is_the_encoders_estimate(trained, known_face):
     result = fit_latent(known_face.image[0], model=trained, landmarks=known_face.landmarks[0], steps=0)
     picture = result.crop.image(known_face.image[0])[None]

@@ -130,7 +130,11 @@ class RunConfig:
         if self.system != "highfidelity":
             raise ConfigError(f"system: got {self.system!r}; expected 'highfidelity'. Other systems come later.")
         most = min(LABEL_SAMPLES, self.data.samples) // 2  # with more, shapes are as good as exact
-        check_range("labels.shape_coefficients", self.labels.shape_coefficients, 0, most)
+        if self.labels.shape_coefficients > most:
+            raise ConfigError(
+                f"labels.shape_coefficients: got {self.labels.shape_coefficients} with data.samples={self.data.samples}; "
+                f"expected at most {most}, one for two faces. Change one of them."
+            )
         if self.training.encoder_step and self.loss.landmark_reaches != "encoder":
             raise ConfigError(
                 f"training.encoder_step: got true with loss.landmark_reaches={self.loss.landmark_reaches}; expected "

@@ -137,6 +137,6 @@ def test_two_steps_need_landmarks_that_reach_the_encoder():
 
 def test_labels_of_as_many_coefficients_as_faces_would_be_exact():
     data, labels = DataConfig(samples=40), LabelConfig(shape_coefficients=21)
-    with pytest.raises(ConfigError, match=r"labels.shape_coefficients: got 21; expected 0 to 20"):
+    with pytest.raises(ConfigError, match=r"shape_coefficients: got 21 with data.samples=40; expected at most 20"):
         RunConfig(data=data, labels=labels)
     RunConfig(data=data, labels=LabelConfig(shape_coefficients=20))

@@ -131,9 +131,9 @@ class RunConfig:
             raise ConfigError(f"system: got {self.system!r}; expected 'highfidelity'. Other systems come later.")
         most = min(LABEL_SAMPLES, self.data.samples) // 2  # with more, shapes are as good as exact
         if self.labels.shape_coefficients > most:
+            got = f"{self.labels.shape_coefficients} with data.samples={self.data.samples}"
             raise ConfigError(
-                f"labels.shape_coefficients: got {self.labels.shape_coefficients} with data.samples={self.data.samples}; "
-                f"expected at most {most}, one for two faces. Change one of them."
+                f"labels.shape_coefficients: got {got}; expected at most {most}, one for two faces. Change one of them."
             )
         if self.training.encoder_step and self.loss.landmark_reaches != "encoder":
             raise ConfigError(

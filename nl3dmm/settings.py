@@ -17,15 +17,18 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where faces come from: a bank of the synthetic world's first ``samples`` faces."""
+    """Where faces come from: a bank of the synthetic world's first ``samples`` faces, and prepared photos."""
 
     samples: int = 8192
     cache: str | None = None  # folder of the bank; default $NL3DMM_CACHE or the user's cache folder
     workers: int = 0  # loader processes
+    photos: str | None = None  # folder that nl3dmm.prep wrote: photos join in fine-tuning
+    photo_share: float = 0.5  # of the fine-tuning steps, whose batches are photos
 
     def __post_init__(self) -> None:
         check_range("data.samples", self.samples, 1, 1e9)
         check_range("data.workers", self.workers, 0, 1024)
+        check_range("data.photo_share", self.photo_share, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,16 @@ class TrainingConfig:
         """``linear``, ``pretrain`` or ``finetune``."""
         if step < round(self.steps * self.linear_fraction):
             return "linear"
-        return "pretrain" if step < round(self.steps * (self.linear_fraction + self.pretrain_fraction)) else "finetune"
+        return "pretrain" if step < self.finetune_start else "finetune"
+
+    @property
+    def finetune_start(self) -> int:
+        """The first step of fine-tuning."""
+        return round(self.steps * (self.linear_fraction + self.pretrain_fraction))
 
     def finetune_progress(self, step: int) -> float:
         """Fraction of the fine-tuning that is done before this step; 0 in the stages before it."""
-        first = round(self.steps * (self.linear_fraction + self.pretrain_fraction))
+        first = self.finetune_start
         return max(0, step - first) / max(1, self.steps - first)
 
 

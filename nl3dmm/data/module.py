@@ -1,6 +1,8 @@
 """Batches for training: order is a function of ``(seed, step)``, so a resumed run sees what it would have seen."""
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -44,17 +46,45 @@ def batch_indices(
     return chosen
 
 
-class _StepBatches(Dataset[FaceBatch]):
-    """Item k is the whole batch of step k."""
+@dataclass(frozen=True)
+class Turns:
+    """Steps whose whole batches come from another source, as they are: ``share`` of all from ``first`` on, evenly."""
 
-    def __init__(self, source: FaceSource, labels: Labels, seed: int, batch_size: int, rank: int, ranks: int):
-        self.source, self.labels, self.seed, self.batch_size = source, labels, seed, batch_size
-        self.rank, self.ranks = rank, ranks
+    source: FaceSource
+    first: int
+    share: float
+
+    def number(self, step: int) -> int | None:
+        """Which of its own batches a step takes; None where it is not its turn."""
+        before, after = (math.floor((step - self.first + more) * self.share) for more in (0, 1))
+        return before if step >= self.first and after > before else None
+
+
+class StepBatches(Dataset[FaceBatch]):
+    """Item k is the whole batch of step k: a function of ``(seed, k)`` alone, in every process."""
+
+    def __init__(self, source: FaceSource, seed: int, batch_size: int, rank: int = 0, ranks: int = 1):
+        self.source, self.seed, self.batch_size, self.rank, self.ranks = source, seed, batch_size, rank, ranks
 
     def __getitem__(self, step: int) -> FaceBatch:
         rows = batch_indices(self.seed, step, self.batch_size, len(self.source), self.rank, self.ranks)
         first = (step * self.ranks + self.rank) * self.batch_size
-        return self.labels(self.source.read(rows, torch.arange(first, first + self.batch_size)))
+        return self.source.read(rows, torch.arange(first, first + self.batch_size))
+
+
+class _RunBatches(Dataset[FaceBatch]):
+    """Labelled batches of the bank, and those of the other source when it is its turn."""
+
+    def __init__(self, data: "BankDataModule", rank: int, ranks: int):
+        self.labels, self.turns, split = data.labels, data.turns, (data.seed, data.batch_size, rank, ranks)
+        self.bank = StepBatches(data.bank, *split)
+        self.others = None if data.turns is None else StepBatches(data.turns.source, *split)
+
+    def __getitem__(self, step: int) -> FaceBatch:
+        turn = None if self.turns is None else self.turns.number(step)
+        if self.others is None or turn is None:
+            return self.labels(self.bank[step])
+        return self.others[turn]
 
 
 class _StepSampler(Sampler[int]):
@@ -71,7 +101,10 @@ class _StepSampler(Sampler[int]):
 
 
 class BankDataModule(LightningDataModule):
-    """Feeds a run of ``steps`` batches from a bank or photos, with labels made of the truth; one epoch is the run."""
+    """Feeds a run of ``steps`` batches from a bank, with labels made of the truth; one epoch is the run.
+
+    ``turns``: another source, such as photos without truth, that takes some of the steps.
+    """
 
     def __init__(
         self,
@@ -81,16 +114,17 @@ class BankDataModule(LightningDataModule):
         steps: int,
         workers: int = 0,
         labels: Labels = exact_labels,
+        turns: Turns | None = None,
     ):
         super().__init__()
         self.bank, self.seed, self.batch_size, self.steps, self.workers = bank, seed, batch_size, steps, workers
-        self.labels = labels
+        self.labels, self.turns = labels, turns
         self._start = 0
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        batches = _StepBatches(self.bank, self.labels, self.seed, self.batch_size, rank, ranks)
+        batches = _RunBatches(self, rank, ranks)
         sampler = _StepSampler(self._start, self.steps)
         return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=self.workers)
 

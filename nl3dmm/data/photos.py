@@ -11,11 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from nl3dmm.assets.landmarks import MIRROR_68
 from nl3dmm.config import check_range
-from nl3dmm.data.module import batch_indices
 from nl3dmm.data.photo_faces import CROP_MARGIN
 from nl3dmm.data.shards import ShardSet
 from nl3dmm.errors import AssetError
@@ -124,18 +122,6 @@ class PhotoSet:
         shifted = np.concatenate([linear, (matrix[:, 2] + linear @ [0.5, 0.5] - 0.5)[:, None]], 1)
         border = cv2.BORDER_REPLICATE if kind == cv2.INTER_LINEAR else cv2.BORDER_CONSTANT
         return cv2.warpAffine(picture, shifted, (self.image_size, self.image_size), flags=kind, borderMode=border)
-
-
-class PhotoBatches(Dataset[FaceBatch]):
-    """Item k is the whole batch of step k: a function of ``(seed, k)`` alone, in every process."""
-
-    def __init__(self, photos: PhotoSet, seed: int, batch_size: int, rank: int = 0, ranks: int = 1):
-        self.photos, self.seed, self.batch_size, self.rank, self.ranks = photos, seed, batch_size, rank, ranks
-
-    def __getitem__(self, step: int) -> FaceBatch:
-        rows = batch_indices(self.seed, step, self.batch_size, len(self.photos), self.rank, self.ranks)
-        first = (step * self.ranks + self.rank) * self.batch_size
-        return self.photos.read(rows, torch.arange(first, first + self.batch_size))
 
 
 _PICTURES = (("jpg", "RGB"), ("mask.png", "L"))

@@ -22,6 +22,7 @@ from nl3dmm.losses.objective import Objective
 from nl3dmm.render import default_device
 from nl3dmm.settings import LoggingConfig, RunConfig, TrainingConfig
 from nl3dmm.systems.highfidelity import HighFidelity
+from nl3dmm.systems.weights import LABEL_TERMS
 from nl3dmm.training.averaging import WeightAverage
 from nl3dmm.types import FaceBatch
 
@@ -49,7 +50,9 @@ class TrainingModule(LightningModule):
             self._step_encoder(batch, encoder_optimizer)
         objective = self._objective(batch, with_landmarks=encoder_optimizer is None)
         self.log("loss", objective.total, prog_bar=True)
-        self.log_dict({f"terms/{name}": term for name, term in objective.terms.items()})
+        # NaN where photos have no labels: Lightning would repeat the last value
+        terms = dict.fromkeys(LABEL_TERMS, torch.tensor(math.nan)) | objective.terms
+        self.log_dict({f"terms/{name}": term for name, term in terms.items()})
         for name in ("photo_proxy_final", "landmark"):
             if name in objective.terms:
                 self.log(name.removesuffix("_proxy_final"), objective.terms[name], prog_bar=True, logger=False)

@@ -20,7 +20,9 @@ from nl3dmm.config import config_to_yaml
 from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.images import write_png
 from nl3dmm.data.labels import CoarseLabels
-from nl3dmm.data.module import BankDataModule
+from nl3dmm.data.module import BankDataModule, Turns
+from nl3dmm.data.photos import JitterConfig, PhotoSet
+from nl3dmm.data.shards import ShardSet
 from nl3dmm.errors import CheckpointError, ConfigError
 from nl3dmm.evaluation.accuracy import Protocol, evaluate, sample_faces, table
 from nl3dmm.outputs import atomic_path, prepare_output_folder
@@ -64,7 +66,8 @@ def run_training(config: RunConfig) -> Path:
     if resume_from is None:
         fit_linear_model(module.system.model, bank, labels)
     training = config.training
-    data = BankDataModule(bank, config.seed, training.batch_size, training.steps, config.data.workers, labels)
+    turns = _photo_turns(config, output)
+    data = BankDataModule(bank, config.seed, training.batch_size, training.steps, config.data.workers, labels, turns)
     panels = _Panels(world, output, config.training.panel_every)
     trainer = build_trainer(config, [HealthMonitor(config, template.uv_mask), panels], first_step)
     started = time.perf_counter()
@@ -111,6 +114,15 @@ def _open_bank(world: SyntheticWorld, config: RunConfig, console: Console) -> Fa
         bank = FaceBank(world, config.data.samples, cache, lambda done, total: bar.update(task, completed=done))
         bar.update(task, completed=len(bank))  # a bank that was there already draws nothing
         return bank
+
+
+def _photo_turns(config: RunConfig, output: Path) -> Turns | None:
+    """Prepared photos, which take their share of the fine-tuning steps."""
+    if config.data.photos is None:
+        return None
+    shards = ShardSet(Path(config.data.photos), output / "bad_samples.jsonl")
+    photos = PhotoSet(shards, config.model.image_size, JitterConfig(), config.seed)
+    return Turns(photos, config.training.finetune_start, config.data.photo_share)
 
 
 def _summarise(console: Console, trained: TrainedSystem, output: Path, seconds: float) -> None:

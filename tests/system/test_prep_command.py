@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from photo_folders import DiscDetector, contents, discs, jpeg, synthetic_faces, write_landmarks, write_photo
 
+from nl3dmm.data.module import StepBatches
 from nl3dmm.data.photo_faces import PrepConfig
-from nl3dmm.data.photos import JitterConfig, PhotoBatches, PhotoSet
+from nl3dmm.data.photos import JitterConfig, PhotoSet
 from nl3dmm.data.prepare import prepare_photos
 from nl3dmm.data.shards import ShardSet
 from nl3dmm.prep import main
-from tests.photo_folders import DiscDetector, contents, discs, jpeg, synthetic_faces, write_landmarks, write_photo
 
 ROOT = Path(__file__).parents[2]
 PHOTOS, BROKEN, KILLS = 60, (7, 31), 3
@@ -156,7 +157,7 @@ def test_detectors_work_in_workers(tmp_path):
 
 
 def test_shards_feed_training(straight):
-    batches = PhotoBatches(PhotoSet(ShardSet(straight), 48, JitterConfig()), seed=0, batch_size=8)
+    batches = StepBatches(PhotoSet(ShardSet(straight), 48, JitterConfig()), seed=0, batch_size=8)
     batch = batches[3]
     assert batch.image.shape == (8, 3, 48, 48)
     assert 0.1 < float(batch.mask.float().mean()) < 0.6

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
+from photo_folders import synthetic_faces, write_photo
 
 import nl3dmm.training.run
 from nl3dmm.checkpoint import load_system
 from nl3dmm.checkpoint_io import load_checkpoint
+from nl3dmm.data.photo_faces import PrepConfig
+from nl3dmm.data.prepare import prepare_photos
 from nl3dmm.training.module import build_trainer
 
 STEPS, BORDER = 16, 6  # pre-training ends after step 6; checkpoints are written every 4 steps
@@ -101,6 +104,26 @@ def test_stopped_twice_equals_never_stopped(straight, watched, tmp_path, capsys)
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert differences(stopped[part], expected[part]) == []
     assert metrics(tmp_path) == metrics(folder)
+
+
+def test_photos_join_in_fine_tuning_and_go_on(watched, small_template, tmp_path):
+    """Half of the fine-tuning steps see prepared photos, which have no labels; stopped or not."""
+    faces, folder = synthetic_faces(small_template, 5, size=96), tmp_path / "photos"
+    for index in range(5):
+        write_photo(folder / f"{index}.jpg", faces.image[index], faces.landmarks[index : index + 1])
+    prepare_photos(folder, tmp_path / "prepared", PrepConfig(size=64, min_face=32.0))
+    options = (f"data.photos={tmp_path / 'prepared'}", "data.photo_share=0.5")
+    assert watched(tmp_path / "straight", *options)[0] == 0
+    labelled = [row["terms/shape"] != "nan" for row in metrics(tmp_path / "straight")]
+    assert labelled == [True] * BORDER + [True, False] * ((STEPS - BORDER) // 2)
+    assert all(float(row["terms/landmark"]) > 0 for row in metrics(tmp_path / "straight"))
+    assert watched(tmp_path / "stopped", *options, stop_after=9)[0] == 130
+    assert watched(tmp_path / "stopped", *options)[0] == 0
+    stopped, expected = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("stopped", "straight")
+    )
+    assert differences(stopped["state_dict"], expected["state_dict"]) == []
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "straight")
 
 
 def test_averages_and_both_optimisers_go_on(watched, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from nl3dmm.data.bank import FaceBank
-from nl3dmm.data.module import BankDataModule, batch_indices
+from nl3dmm.data.module import BankDataModule, Turns, batch_indices
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,17 @@ def test_resumed_loader_goes_on_where_it_stopped(bank):
     loader = data.train_dataloader()
     assert [batch.index.tolist() for batch in loader] == [batch_indices(2, 3, 3, 10).tolist()]
     assert len(loader) == 4  # of the whole run, which Lightning counts in
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_another_source_takes_its_share_of_the_steps_evenly(bank, share):
+    turns = Turns(bank, 6, share)
+    numbers = [turns.number(step) for step in range(46)]
+    assert numbers[:6] == [None] * 6
+    taken = [number for number in numbers if number is not None]
+    assert taken == list(range(round(40 * share)))
+    for first in range(6, 38):
+        assert abs(8 * share - sum(number is not None for number in numbers[first : first + 8])) < 1
 
 
 def test_state_without_a_trainer_is_the_beginning(bank):

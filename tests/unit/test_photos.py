@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from photo_folders import synthetic_faces, write_photo
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from nl3dmm.assets.landmarks import MIRROR_68
 from nl3dmm.data.crop import crop_from_landmarks
-from nl3dmm.data.module import batch_indices
+from nl3dmm.data.module import StepBatches, batch_indices
 from nl3dmm.data.photo_faces import PrepConfig
-from nl3dmm.data.photos import JitterConfig, PhotoBatches, PhotoSet
+from nl3dmm.data.photos import JitterConfig, PhotoSet
 from nl3dmm.data.prepare import prepare_photos
 from nl3dmm.data.shards import ShardSet, read_index, write_index, write_shard
 from nl3dmm.errors import AssetError, ConfigError
-from tests.photo_folders import synthetic_faces, write_photo
 
 COUNT = 10
 STILL = JitterConfig(turn=0.0, zoom=0.0, shift=0.0, mirror=0.0)
@@ -45,7 +45,7 @@ def equal(left, right) -> bool:
     )
 
 
-def loaded(batches: PhotoBatches, steps: range, workers: int) -> list:
+def loaded(batches: StepBatches, steps: range, workers: int) -> list:
     return list(DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers))
 
 
@@ -113,8 +113,8 @@ def test_framing_is_a_function_of_seed_and_visit(prepared):
 
 def test_ranks_together_see_what_one_would(prepared):
     photos = PhotoSet(ShardSet(prepared), 48, JitterConfig())
-    (whole,) = loaded(PhotoBatches(photos, 3, 6), range(5, 6), 0)
-    parts = [loaded(PhotoBatches(photos, 3, 2, rank, 3), range(5, 6), 0)[0] for rank in range(3)]
+    (whole,) = loaded(StepBatches(photos, 3, 6), range(5, 6), 0)
+    parts = [loaded(StepBatches(photos, 3, 2, rank, 3), range(5, 6), 0)[0] for rank in range(3)]
     for rank, part in enumerate(parts):
         assert equal(part, whole[slice(2 * rank, 2 * rank + 2)])
         assert part.index.tolist() == batch_indices(3, 5, 2, COUNT, rank, 3).tolist()
@@ -122,7 +122,7 @@ def test_ranks_together_see_what_one_would(prepared):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_anywhere_equals_never_stopped(prepared, workers):
-    batches, steps = PhotoBatches(PhotoSet(ShardSet(prepared), 48, JitterConfig()), 7, 4), 12
+    batches, steps = StepBatches(PhotoSet(ShardSet(prepared), 48, JitterConfig()), 7, 4), 12
     straight = loaded(batches, range(steps), 0)
     for stop in (1, 5, 11) if workers else range(1, steps):
         resumed = loaded(batches, range(stop, steps), workers)
@@ -137,12 +137,12 @@ def test_damaged_samples_are_replaced_in_every_process(prepared, tmp_path):
     data[card.samples[2].offset + 2000] ^= 1
     (folder / card.name).write_bytes(data)
     log = tmp_path / "bad_samples.jsonl"
-    batches = PhotoBatches(PhotoSet(ShardSet(folder, log), 48, JitterConfig()), 0, 5)
+    batches = StepBatches(PhotoSet(ShardSet(folder, log), 48, JitterConfig()), 0, 5)
     here = loaded(batches, range(4), 0)
     seen = torch.cat([batch.index for batch in here])
     assert 2 not in seen
     assert (seen == 3).sum() == 4  # twice its own turn, twice that of its neighbour
-    there = loaded(PhotoBatches(PhotoSet(ShardSet(folder, log), 48, JitterConfig()), 0, 5), range(4), 2)
+    there = loaded(StepBatches(PhotoSet(ShardSet(folder, log), 48, JitterConfig()), 0, 5), range(4), 2)
     assert all(equal(left, right) for left, right in zip(here, there, strict=True))
     assert len(set(log.read_text().splitlines())) == 1
 

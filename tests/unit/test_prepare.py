@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from photo_folders import DiscDetector, contents, discs, jpeg, synthetic_faces, write_landmarks, write_photo
 from PIL import Image
 
 from nl3dmm.data import prepare
@@ -20,7 +21,6 @@ from nl3dmm.data.photo_faces import PrepConfig, photo_faces, quality, skin_mask
 from nl3dmm.data.prepare import Counts, find_photos, prepare_photos
 from nl3dmm.data.shards import ShardSet
 from nl3dmm.errors import ConfigError, ImageError, OutputError
-from tests.photo_folders import DiscDetector, contents, discs, jpeg, synthetic_faces, write_landmarks, write_photo
 
 CONFIG = PrepConfig(size=64, photos_per_shard=3)
 

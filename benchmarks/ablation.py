@@ -32,7 +32,7 @@ FIGURES = {
         "encoder: photo of final over proxy",
         "fitted: photo of final over proxy",
         "encoder: detail of final over proxy",
-        "residual: hidden over mirrored",
+        "residual: hidden over visible",
     ),
 }
 RESULTS = Path(__file__).parent / "results"

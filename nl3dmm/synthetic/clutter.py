@@ -62,7 +62,7 @@ def _ellipse(canvas: np.ndarray, fact: np.ndarray, colour: tuple[float, ...]) ->
 def _polygon(canvas: np.ndarray, fact: np.ndarray, colour: tuple[float, ...]) -> None:
     centre, first, second, angle = _place(canvas, fact)
     corners = cv2.ellipse2Poly(centre, (first, second), int(angle), 0, 360, (72, 90, 90, 120)[int(fact[8] * 3.99)])
-    cv2.fillConvexPoly(canvas, corners, colour, cv2.LINE_AA)
+    cv2.fillConvexPoly(canvas, np.asarray(corners), colour, cv2.LINE_AA)
 
 
 def _bar(canvas: np.ndarray, fact: np.ndarray, colour: tuple[float, ...]) -> None:

@@ -21,7 +21,8 @@ CONFIGS = asset_folder("configs")
 SHIPPED = {
     "ablation": ["linear", "linear_exact", "nonlinear", "nonlinear_free", "global_local", "proxy"],
     "losses": [
-        "proxy", "loss_l21", "loss_gradient", "no_residual_symmetry", "pairing_finals", "pairing_without_proxies",
+        "proxy", "loss_l21", "loss_gradient", "free_residual", "no_residual_symmetry",
+        "pairing_finals", "pairing_without_proxies",
     ],
 }  # fmt: skip
 COMMAND = '["${env}", "${interpreter}", "-m", "nl3dmm.train", "${args_no_hyphens}"]'

@@ -172,7 +172,9 @@ def build_loggers(config: LoggingConfig, output: Path, first_step: int = 0) -> l
 
     online = config.wandb == "online" or (config.wandb == "auto" and wandb.login(prompt=False))
     settings = wandb.Settings(silent=True, console="off", mode="online" if online else "offline")
-    loggers.append(WandbLogger(project=config.project, save_dir=output, offline=not online, settings=settings))
+    logger = WandbLogger(project=config.project, save_dir=output, offline=not online, settings=settings)
+    logger._wandb_init.pop("anonymous", None)  # Lightning sets it to None, and wandb warns whoever sets it
+    loggers.append(logger)
     return loggers
 
 

@@ -31,7 +31,7 @@ class FitConfig:
     detail_rate: float = 0.05
     photo: float = 1.0
     landmark: float = 0.0
-    latent_prior: float = 0.002
+    latent_prior: float = 0.02  # mean squared distance from the latents that the fit starts with
     detail_prior: float = 0.02  # l1 of the albedo residual and of its differences between neighbours
 
     def __post_init__(self) -> None:
@@ -42,14 +42,14 @@ class FitConfig:
 
 
 def photo_config(steps: int, guided: bool = True) -> FitConfig:
-    """For photos, which lie further from what was trained on than synthetic faces: smaller steps, a stronger prior.
+    """For photos, which lie further from what was trained on than synthetic faces: smaller steps.
 
     Args:
         guided: by landmarks, on which the first quarter of the steps finds the pose.
     """
     pose_steps = steps // 4 if guided else 0
     landmark = 2.0 if guided else 0.0
-    return FitConfig(steps, learning_rate=0.05, latent_prior=0.02, landmark=landmark, landmark_steps=pose_steps)
+    return FitConfig(steps, learning_rate=0.05, landmark=landmark, landmark_steps=pose_steps)
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,9 @@ def _terms(model, image, free, config, landmarks, stage) -> dict[str, Tensor]:
         terms["landmark"] = config.landmark * landmark_distance(pixels, landmarks).mean() / (image.shape[-1] / 2)
     if posing:
         return terms
-    prior = (face.latents.shape_latent**2).mean() + (face.latents.albedo_latent**2).mean()
-    terms["latent_prior"] = config.latent_prior * prior
+    here, start = face.latents, free.start.latents
+    moved = (here.shape_latent - start.shape_latent, here.albedo_latent - start.albedo_latent)
+    terms["latent_prior"] = config.latent_prior * sum((latent**2).mean() for latent in moved)
     size = (image.shape[-2], image.shape[-1])
     drawn = model.render_final(face, geometry, size)
     terms["photo"] = config.photo * l21(drawn.images[:, 0], image, drawn.mask).mean()

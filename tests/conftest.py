@@ -1,11 +1,14 @@
 """Shared fixtures. nl3dmm is imported inside them: earlier, and jaxtyping's import hook would miss it."""
 
+import signal
+
 import pytest
 import torch
 
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs deaf to Ctrl-C
     # Lightning uses a private pytree class that newer versions of torch rename.
     config.addinivalue_line("filterwarnings", "ignore:.*LeafSpec.*:FutureWarning")
 

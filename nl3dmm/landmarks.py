@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nl3dmm.cli import Parser, report_errors
-from nl3dmm.errors import Nl3dmmError
+from nl3dmm.errors import Nl3dmmError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "train": "train on the synthetic world alone; writes landmarks.safetensors and its card",
-    "detect": "find the faces of photos; writes NAME.json for read_landmarks and NAME.png",
+    "detect": "find the faces of photos; writes NAME.json for read_landmarks and NAME.landmarks.png",
     "measure": "compare with the landmarks.json of a folder of photos",
 }
 
@@ -101,6 +101,10 @@ def _detect(words: list[str]) -> int:
     from nl3dmm.data.images import read_image, write_png
     from nl3dmm.outputs import atomic_path, prepare_output_folder
 
+    stems = [photo.stem for photo in options.photos]
+    repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if repeated:
+        raise OutputError(f"photos: got several of the name {repeated[0]!r}; expected different names. Split the call.")
     detector = _detector(options)
     folder = prepare_output_folder(options.output)
     for photo in options.photos:
@@ -108,7 +112,7 @@ def _detect(words: list[str]) -> int:
         faces = detect_landmarks(image, detector, options.min_size)
         with atomic_path(folder / f"{photo.stem}.json") as temporary:
             temporary.write_text(json.dumps(_as_json(faces)), encoding="utf-8")
-        write_png(_drawn(image, faces), folder / f"{photo.stem}.png")
+        write_png(_drawn(image, faces), folder / f"{photo.stem}.landmarks.png")  # never the photo's own name
         print(f"{photo.name}: {len(faces)} face(s)")
     print(f"landmarks and pictures are in {folder}")
     return 0

@@ -14,6 +14,7 @@ from nl3dmm.errors import ImageError, ShapeError
 NUM_LANDMARKS = 68
 _MAX_BYTES = 2**20
 _MIN_INSIDE = NUM_LANDMARKS // 2
+_MOST_BEYOND = 10.0  # image sides from the middle of the image
 
 
 def read_landmarks(path: str | Path, face: int | None = None) -> Float[Tensor, "68 2"]:
@@ -52,7 +53,7 @@ def check_landmarks(landmarks: Float[Tensor, "68 2"], height: int, width: int) -
     """Refuse landmarks that cannot belong to an image of this size (pixels).
 
     Raises:
-        ImageError: fewer than half of them are inside the image.
+        ImageError: fewer than half of them are inside the image, or one is very far outside.
     """
     size = landmarks.new_tensor([width, height])
     inside = int(((landmarks >= 0) & (landmarks <= size)).all(dim=1).sum())
@@ -60,6 +61,12 @@ def check_landmarks(landmarks: Float[Tensor, "68 2"], height: int, width: int) -
         raise ImageError(
             f"landmarks: got {inside} of {NUM_LANDMARKS} inside the {width} x {height} px image; expected at least "
             f"{_MIN_INSIDE}. Check that they belong to this photo and to its size."
+        )
+    beyond = float(((landmarks - size / 2).abs() / size).max())
+    if beyond > _MOST_BEYOND:
+        raise ImageError(
+            f"landmarks: got one {beyond:.1f} image sides from the middle of the {width} x {height} px image; expected "
+            "all on a face in it. Check that they belong to this photo and to its size."
         )
 
 

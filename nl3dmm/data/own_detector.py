@@ -37,7 +37,7 @@ class Judged(TensorFields):
 
 
 class OwnDetector:
-    """Finds upright to slanted faces (in-plane turn up to about 45 degrees), frontal to profile."""
+    """Finds upright to slanted faces (in-plane turn up to about 45 degrees), less well those in profile."""
 
     name = "own"
 
@@ -83,7 +83,8 @@ class OwnDetector:
         """The finder's places on all scales with their log odds, best first."""
         height, width = halves[0].shape[-2:]
         scale = min(1.5, SMALLEST / self.min_size)
-        found, heats = [], []
+        found = [FacePlace(halves[0].new_zeros(0, 2), halves[0].new_zeros(0), halves[0].new_zeros(0))]
+        heats = [halves[0].new_zeros(0)]  # all there is where a photo is smaller than the faces looked for
         while scale * max(height, width) >= SMALLEST:
             picture = _resized(halves, scale)
             maps = self.network.finder(picture)
@@ -137,7 +138,8 @@ def load_network(path: Path = WEIGHTS) -> LandmarkNetwork:
     if digest != stated:
         raise AssetError(f"{path}: got SHA-256 {digest}; expected {stated} as in its card. Install nl3dmm again.")
     network = LandmarkNetwork()
-    weights = network.state_dict() | {name: value.float() for name, value in load_file(path).items()}
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    weights = counters | {name: value.float() for name, value in load_file(path).items()}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

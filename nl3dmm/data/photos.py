@@ -27,9 +27,9 @@ _SALT = 21  # the synthetic world's are smaller
 class JitterConfig:
     """How differently a photo may be framed each time it is seen; the stored margin has room for these values."""
 
-    turn: float = 4.0  # degrees, uniform in +-turn about the crop's centre
-    zoom: float = 0.05  # the scale is uniform in 1 +- zoom
-    shift: float = 0.03  # of the image's size, uniform in +-shift
+    turn: float = 3.0  # degrees, uniform in +-turn about the crop's centre
+    zoom: float = 0.03  # the scale is uniform in 1 +- zoom
+    shift: float = 0.02  # of the image's size, uniform in +-shift
     mirror: float = 0.5  # probability
 
     def __post_init__(self) -> None:

@@ -186,7 +186,7 @@ class ShardSet:
             with self._log.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in lines))
             count = len(set(self._log.read_text(encoding="utf-8").splitlines()))
-        if count > limit:
+        if count > limit or len(self._bad) >= len(self):  # with none left, reading would look for one for ever
             raise AssetError(
                 f"{self.folder}: got {count} damaged samples of {len(self)}, the last {self._keys[indices[-1]]} "
                 f"({problem}); expected at most {limit}. {_DELETE}"

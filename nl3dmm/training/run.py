@@ -60,13 +60,13 @@ def run_training(config: RunConfig) -> Path:
     module = TrainingModule(config, template)  # before the faces are drawn: its config errors cost no waiting
     if resume_from is None and config.encoder_from is not None:
         load_encoder(config.encoder_from, module.system.model)
+    turns = _photo_turns(config, output)
     world = SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
     bank = _open_bank(world, config, console)
     labels = CoarseLabels(config.labels, bank)
     if resume_from is None:
         fit_linear_model(module.system.model, bank, labels)
     training = config.training
-    turns = _photo_turns(config, output)
     data = BankDataModule(bank, config.seed, training.batch_size, training.steps, config.data.workers, labels, turns)
     panels = _Panels(world, output, config.training.panel_every)
     trainer = build_trainer(config, [HealthMonitor(config, template.uv_mask), panels], first_step)

@@ -55,7 +55,7 @@ def test_the_astronaut_is_found_and_read_back(tmp_path, capsys):
     assert main(["detect", str(PHOTO), "-o", str(tmp_path)]) == 0
     assert "1 face(s)" in capsys.readouterr().out
     assert point_error(read_landmarks(tmp_path / "astronaut.json"), read_landmarks(TRUTH)) < ASTRONAUT_LIMIT
-    assert read_image(tmp_path / "astronaut.png").shape == read_image(PHOTO).shape
+    assert read_image(tmp_path / "astronaut.landmarks.png").shape == read_image(PHOTO).shape
 
 
 def test_a_photo_on_its_side_is_found_by_its_exif(tmp_path, detector):

@@ -319,3 +319,7 @@ def test_yaw_is_read_from_points(small_template, yaw):
     points = small_template.landmarks(small_template.vertices[None]) @ rotation.mT
     pixels = points[0, :, :2] * torch.tensor([1.0, -1.0]) * 2 + 50
     assert yaw_of(pixels) == pytest.approx(yaw, abs=3)
+
+
+def test_a_photo_smaller_than_the_faces_looked_for_has_none():
+    assert len(detect_landmarks(torch.rand(3, 36, 40), min_size=120)) == 0

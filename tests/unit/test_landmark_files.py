@@ -201,3 +201,12 @@ def test_check_landmarks():
         check_landmarks(torch.full((68, 2), torch.nan), 200, 300)
     landmarks[:30] -= 1000  # a face that is cut by the image's border is fine
     check_landmarks(landmarks, 200, 300)
+
+
+def test_points_far_outside_are_refused():
+    """One wild point would make a crop of thousands of millions of pixels."""
+    points = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 100
+    check_landmarks(points, 100, 100)
+    points[3, 0] = 1e9
+    with pytest.raises(ImageError, match=r"got one .* image sides from the middle of the 100 x 100 px image"):
+        check_landmarks(points, 100, 100)

@@ -251,3 +251,17 @@ def test_what_other_tools_need_is_the_tar_file_alone(folder, tmp_path):
             key, name = file.name.split(".", 1)
             groups.setdefault(key, {})[name] = stream.extractfile(file).read()
     assert groups == {f"{number:04d}": members(number) for number in range(6)}
+
+
+def test_with_no_sound_sample_left_reading_ends(tmp_path):
+    """Few damaged samples are replaced by others; where there are none, that is an error and no endless search."""
+    with write_shard(tmp_path / "shard-000000.tar") as writer:
+        writer.add("0", {"jpg": b"picture", "json": b"{}"})
+        card = writer.finish("shard-000000.tar")
+    write_index(tmp_path, [card])
+    path = tmp_path / "shard-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(AssetError, match="got 1 damaged samples of 1"):
+        ShardSet(tmp_path).read(0)

@@ -173,8 +173,11 @@ def _write_parts(
 
 
 def _without_repetitions(results: Iterable[PhotoFaces], seen: dict[str, str]) -> Iterator[PhotoFaces]:
+    """A photo is repeated once the same bytes have given faces; before, its landmark file may be the better one."""
     for photo in results:
-        if photo.sha256 and seen.setdefault(photo.sha256, photo.photo) != photo.photo:
+        if photo.samples:
+            seen.setdefault(photo.sha256, photo.photo)
+        if seen.get(photo.sha256, photo.photo) != photo.photo:
             line = rejection(photo.photo, None, photo.sha256, "duplicate", f"same bytes as {seen[photo.sha256]}")
             photo = replace(photo, samples=(), rejections=(line,))
         yield photo

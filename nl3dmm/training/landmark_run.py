@@ -59,7 +59,8 @@ def run_landmark_training(run: LandmarkRun, output: Path, cache: Path, command: 
     network = train_landmarks(pictures, run.training, output, show)
     metrics = synthetic_metrics(network, unseen_pictures(run, seed + 1))
     path = output / WEIGHTS_FILE
-    write_weights(network, path, {"command": command, "run": asdict(run), "synthetic": metrics})
+    facts = asdict(run) | {"templates": [Path(name).name for name in run.templates]}  # no folders of this machine
+    write_weights(network, path, {"command": command, "run": facts, "synthetic": metrics})
     return path
 
 

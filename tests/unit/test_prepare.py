@@ -356,3 +356,14 @@ def test_settings_have_ranges(name):
     wrong = type(getattr(CONFIG, name))(-1)
     with pytest.raises(ConfigError, match=f"{name}: got -1"):
         PrepConfig(**{name: wrong})
+
+
+def test_a_repeated_photo_counts_once_it_has_given_faces(tmp_path, faces):
+    """The first copy has no landmarks, the second has, the third comes too late."""
+    for name, points in (("a/x", None), ("b/x", faces.landmarks[:1]), ("c/x", faces.landmarks[:1])):
+        write_photo(tmp_path / f"photos/{name}.jpg", faces.image[0], points)
+    counts = prepare_photos(tmp_path / "photos", tmp_path / "out", PrepConfig(size=64))
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert counts.faces == 1
+    assert [line["photo"] for line in rejected] == ["a/x.jpg", "c/x.jpg"]
+    assert "b/x.jpg" in json.dumps(rejected[1])

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from nl3dmm.types import TensorFields
 
+MIN_SIZE = 40.0  # px
+
 
 @dataclass(frozen=True)
 class DetectedFaces(TensorFields):

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nl3dmm.config import check_range
-from nl3dmm.data.detected_faces import DetectedFaces, FaceDetector, collect_faces
+from nl3dmm.data.detected_faces import MIN_SIZE, DetectedFaces, FaceDetector, collect_faces
 from nl3dmm.data.images import ImageSource, read_image
-from nl3dmm.data.own_detector import MIN_SIZE, OwnDetector
 from nl3dmm.errors import AssetError, BackendError, ConfigError
 
 __all__ = ["DetectedFaces", "FaceDetector", "collect_faces", "detect_landmarks", "load_detector"]
@@ -61,6 +60,8 @@ def load_detector(name: str = "own", min_size: float | int = MIN_SIZE) -> FaceDe
         BackendError: the package is not installed.
     """
     if name == "own":
+        from nl3dmm.data.own_detector import OwnDetector  # here: whoever reads a photo need not load networks
+
         return OwnDetector(min_size=min_size)
     kind, _, path = name.partition(":")
     if kind not in _PLUGINS or not path:

@@ -13,13 +13,12 @@ from torch.nn import functional as F
 
 from nl3dmm.config import check_range
 from nl3dmm.data.augment import mirrored_points
-from nl3dmm.data.detected_faces import DetectedFaces, collect_faces
+from nl3dmm.data.detected_faces import MIN_SIZE, DetectedFaces, collect_faces
 from nl3dmm.errors import AssetError
 from nl3dmm.nn.landmark_network import CROP_SIZE, FacePlace, LandmarkNetwork, place_of
 from nl3dmm.types import TensorFields, concatenate
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "landmarks.safetensors"
-MIN_SIZE = 40.0  # px
 SMALLEST = 18.0  # px of a face in the pyramid's finest picture
 LARGEST = 56.0
 _PEAKS, _CANDIDATES = 400, 48  # before and after overlapping ones are dropped

@@ -10,6 +10,7 @@ from nl3dmm.assets.load import load_template
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.checkpoint_io import load_checkpoint
 from nl3dmm.config import config_from_dict, config_to_dict
+from nl3dmm.data.labels import LabelConfig
 from nl3dmm.errors import AssetError, CheckpointError, ConfigError
 from nl3dmm.model import FaceModel
 from nl3dmm.settings import RunConfig
@@ -107,8 +108,10 @@ def load_system(path: str | Path, template: FaceTemplate | None = None, device: 
     return TrainedSystem(system.eval().to(device), config, template.to(device), int(state["global_step"]), file)
 
 
-def load_encoder(path: str | Path, model: FaceModel) -> None:
-    """Give a new model the encoder of a trained system; decoders stay as they are.
+def load_encoder(path: str | Path, model: FaceModel, labels: LabelConfig) -> None:
+    """Give a new model the encoder of a trained system, and its linear bases where they come from the same labels.
+
+    All else of the decoders stays as it is.
 
     Raises:
         CheckpointError: there is none, or it belongs to another template, image size, camera, light or network.
@@ -122,6 +125,10 @@ def load_encoder(path: str | Path, model: FaceModel) -> None:
                 "Choose another run, or change this one's config."
             )
     model.encoder.load_state_dict(other.system.model.encoder.state_dict())
+    bases, own = other.system.model.linear_decoders, model.linear_decoders
+    if bases and own and other.config.labels == labels:
+        for base, target in zip(bases, own, strict=True):
+            target.load_state_dict(base.state_dict())
 
 
 def _encoder_facts(model: FaceModel) -> dict[str, Any]:

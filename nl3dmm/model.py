@@ -145,6 +145,14 @@ class FaceModel(nn.Module):
         shapes, albedos = _for_both(_bounded_mm, raw_shapes), _for_both(torch.sigmoid, raw_albedos)
         return Geometry(UVMaps(*shapes, *albedos), *_for_both(self.vertices_from_map, shapes))
 
+    @property
+    def linear_decoders(self) -> tuple[PrincipalUVDecoder, PrincipalUVDecoder] | None:
+        """Of shape and albedo: the decoders themselves or what they are based on, if they are linear in either way."""
+        shape, albedo = (getattr(decoder, "base", decoder) for decoder in (self.shape_decoder, self.albedo_decoder))
+        if isinstance(shape, PrincipalUVDecoder) and isinstance(albedo, PrincipalUVDecoder):
+            return shape, albedo
+        return None
+
     def fit_linear(self, shape_maps: MapChunks, albedo_maps: MapChunks) -> tuple[float, float]:
         """Fill the linear decoders with the principal components of labels; before training, once.
 
@@ -155,10 +163,10 @@ class FaceModel(nn.Module):
         Returns:
             The fractions of the labels' variance that the latents can express.
         """
+        if self.linear_decoders is None:
+            raise ConfigError("model.decoder: got no linear part; expected kind=linear or linear_base=true. Change it.")
         explained = []
-        for decoder, maps in ((self.shape_decoder, shape_maps), (self.albedo_decoder, albedo_maps)):
-            if not isinstance(decoder, PrincipalUVDecoder):
-                raise ConfigError("model.decoder.kind: got 'nonlinear'; expected 'linear'. Change it.")
+        for decoder, maps in zip(self.linear_decoders, (shape_maps, albedo_maps), strict=True):
             components = principal_components(maps, len(decoder.basis))
             decoder.fill(components)
             explained.append(components.explained)
@@ -218,9 +226,11 @@ class FaceModel(nn.Module):
 def _decoder(
     config: DecoderConfig, latent: int, template: FaceTemplate, raw_from_map: Callable[[Tensor], Tensor]
 ) -> UVDecoder | PrincipalUVDecoder:
+    linear = PrincipalUVDecoder(latent, template.uv_size, raw_from_map)
     if config.kind == "linear":
-        return PrincipalUVDecoder(latent, template.uv_size, raw_from_map)
-    return UVDecoder(config, latent, template.uv_size, template.boxes)
+        return linear
+    base = linear if config.linear_base else None
+    return UVDecoder(config, latent, template.uv_size, template.boxes, base=base)
 
 
 def _for_both(function: Callable[[Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,10 @@ class PrincipalUVDecoder(nn.Module):
         self.register_buffer("mean", torch.full((math.prod(self.size),), math.nan))
         self.register_buffer("basis", torch.full((latent, math.prod(self.size)), math.nan))
 
+    @property
+    def is_filled(self) -> bool:
+        return not bool(self.mean.isnan().any())
+
     def fill(self, components: PrincipalComponents) -> None:
         """Take over components of this decoder's latent and map size."""
         self.mean.copy_(components.mean.flatten())

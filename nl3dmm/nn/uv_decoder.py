@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError
 from nl3dmm.nn.blocks import deconv, deconv_bn_relu, initialise
+from nl3dmm.nn.principal import PrincipalUVDecoder
 
 KINDS = ("nonlinear", "linear")
 # Output channels of the paper's pathways in units of its width 16, from the largest step to the full-size map. Before
@@ -38,6 +39,7 @@ class DecoderConfig:
     up_samplings: int = 5
     local_pathways: bool = True
     proxy: bool = True  # False: one end, final = proxy
+    linear_base: bool = False  # True: proxies start as a linear model's maps and keep them as summand; not in the paper
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -152,6 +154,8 @@ class UVDecoder(nn.Module):
     padding never wins), then concatenated with the global ones. Without boxes it is the single global decoder of
     CVPR18. The ends give *raw* maps: raw final = raw proxy + raw residual, and the residual end starts at zero, so
     that a new model's final maps equal its proxies. Without a proxy there is no residual end and both are one tensor.
+    With a ``base`` raw proxy = base + what the convolutions give, which starts at zero too: the model begins as good as
+    the linear one, whose latents it shares, and learns what that cannot express.
     """
 
     def __init__(
@@ -161,9 +165,11 @@ class UVDecoder(nn.Module):
         uv_size: tuple[int, int],
         boxes: Mapping[str, tuple[int, int, int, int]],
         channels: int = 3,
+        base: PrincipalUVDecoder | None = None,
     ):
         super().__init__()
         self.uv_size = uv_size
+        self.base = base
         self.boxes = dict(boxes) if config.local_pathways else {}
         self.global_pathway = _GlobalPathway(latent, uv_size, config)
         self.local_pathways = nn.ModuleDict(
@@ -178,6 +184,8 @@ class UVDecoder(nn.Module):
         initialise(self)
         if config.proxy:
             nn.init.zeros_(last.weight)
+        if base is not None:
+            nn.init.zeros_(self.proxy_end[-1].weight)
 
     def _local_features(self, latent: Tensor) -> Tensor:
         boxes = [self.boxes[name] for name in self.local_pathways]
@@ -191,6 +199,8 @@ class UVDecoder(nn.Module):
         if self.boxes:
             features = torch.cat([self._local_features(latent), features], 1)
         proxy = self.proxy_end(features).float().contiguous()
+        if self.base is not None:
+            proxy = self.base(latent)[0] + proxy
         if self.residual_end is None:
             return proxy, proxy
         return proxy, (proxy + self.residual_end(features).float()).contiguous()

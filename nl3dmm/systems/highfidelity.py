@@ -67,9 +67,8 @@ class HighFidelity(nn.Module):
     def linear_objective(self, batch: FaceBatch, weights: LossWeights) -> Objective:
         """Supervised loss of the encoder with linear decoders: a cheap start for encoder and latents."""
         face = self.model.encode(batch.image)
-        decoders = self.linear_shape, self.linear_albedo
-        if self.config.model.decoder.kind == "linear":  # its own basis is what the latents are for
-            decoders = self.model.shape_decoder, self.model.albedo_decoder
+        # a model's own basis, if it has one, is what the latents are for
+        decoders = self.model.linear_decoders or (self.linear_shape, self.linear_albedo)
         geometry = self.model.decode_with(*decoders, face.latents)
         named = asdict(weights)
         terms = self._supervised(batch, face, geometry, weights.landmark > 0)

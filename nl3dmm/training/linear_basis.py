@@ -1,4 +1,4 @@
-"""Training labels -> the fixed basis of a linear model (``model.decoder.kind: linear``)."""
+"""Training labels -> the fixed basis of a linear model, or of a nonlinear one that starts as it."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,7 +17,7 @@ _CHUNK = 64
 def fit_linear_model(
     model: FaceModel, bank: FaceBank, labels: CoarseLabels | None = None, samples: int = SAMPLES
 ) -> tuple[float, float] | None:
-    """Fill the model's basis with the principal components of a bank's first faces; nothing for nonlinear models.
+    """Fill the model's bases with the principal components of a bank's first faces, if it has any and they are empty.
 
     Args:
         labels: what training sees of the bank's truth; the truth itself by default.
@@ -25,7 +25,7 @@ def fit_linear_model(
     Returns:
         The fractions of the labels' variance in shape and in albedo that the latents can express.
     """
-    if model.config.decoder.kind != "linear":
+    if model.linear_decoders is None or all(decoder.is_filled for decoder in model.linear_decoders):
         return None
     indices = torch.arange(min(samples, len(bank))).split(_CHUNK)
     mean = model.template.vertices

@@ -59,7 +59,7 @@ def run_training(config: RunConfig) -> Path:
     seed_everything(config.seed, workers=True, verbose=False)
     module = TrainingModule(config, template)  # before the faces are drawn: its config errors cost no waiting
     if resume_from is None and config.encoder_from is not None:
-        load_encoder(config.encoder_from, module.system.model)
+        load_encoder(config.encoder_from, module.system.model, config.labels)
     turns = _photo_turns(config, output)
     world = SyntheticWorld(template, config.world, model.image_size, config.seed, model.shading_space)
     bank = _open_bank(world, config, console)

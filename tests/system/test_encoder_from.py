@@ -26,6 +26,19 @@ def test_without_it_the_encoder_is_new(train, run, tmp_path):
     assert not torch.equal(start.encoder.trunk[0][0].weight, new.encoder.trunk[0][0].weight)
 
 
+def test_the_linear_model_comes_with_the_encoder_that_finds_its_latents(train, tmp_path):
+    """Unless it was made of other labels; then the run makes its own."""
+    linear, based = "model.decoder.kind=linear", "model.decoder.linear_base=true"
+    start = f"encoder_from={tmp_path / 'start'}"
+    assert train(tmp_path / "start", linear, "labels.albedo_blur=8", *AT_REST) == 0
+    assert train(tmp_path / "same", based, start, "labels.albedo_blur=8", "seed=1", *AT_REST) == 0
+    assert train(tmp_path / "other", based, start, "labels.albedo_blur=0", *AT_REST) == 0
+    models = {name: load_system(tmp_path / name).system.model for name in ("start", "same", "other")}
+    bases = {name: model.linear_decoders[1].basis for name, model in models.items()}
+    assert bases["same"].equal(bases["start"])
+    assert not torch.allclose(bases["other"], bases["start"], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("override", "difference"),
     [

@@ -92,5 +92,33 @@ def test_nonlinear_models_are_left_alone(small_model_config, small_template, ban
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert fit_linear_model(model, bank) is None
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(ConfigError, match=r"model.decoder.kind: got 'nonlinear'; expected 'linear'"):
+    with pytest.raises(ConfigError, match=r"model.decoder: got no linear part; expected kind=linear or linear_base"):
         model.fit_linear(lambda: [], lambda: [])
+
+
+@pytest.mark.parametrize("proxy", [True, False])
+def test_a_nonlinear_model_with_a_linear_base_starts_as_the_linear_model(config, small_template, model, bank, proxy):
+    decoder = DecoderConfig(width=4, up_samplings=4, proxy=proxy, linear_base=True)
+    nonlinear = FaceModel(replace(config, decoder=decoder), small_template).eval()
+    assert fit_linear_model(nonlinear, bank) is not None
+    latents = Latents(torch.randn(3, 24), torch.randn(3, 24))
+    expected, maps = model.decode(latents).maps, nonlinear.decode(latents).maps
+    for name in ("shape_proxy", "shape_final", "albedo_proxy", "albedo_final"):
+        torch.testing.assert_close(getattr(maps, name), getattr(expected, name), atol=1e-4, rtol=0)
+
+
+def test_the_convolutions_of_a_linear_base_learn_and_the_base_does_not(config, small_template, bank):
+    decoder = DecoderConfig(width=4, up_samplings=4, linear_base=True)
+    nonlinear = FaceModel(replace(config, decoder=decoder), small_template)
+    fit_linear_model(nonlinear, bank)
+    geometry = nonlinear.decode(Latents(torch.randn(3, 24), torch.randn(3, 24)))
+    geometry.maps.shape_final.square().mean().backward()
+    assert nonlinear.shape_decoder.proxy_end[-1].weight.grad.abs().max() > 0
+    assert not list(nonlinear.shape_decoder.base.parameters())
+
+
+def test_a_filled_base_is_kept(config, small_template, model, bank):
+    """``encoder_from`` brings one along, whose latents the encoder knows."""
+    before = model.shape_decoder.basis.clone()
+    assert fit_linear_model(model, bank, samples=40) is None
+    assert model.shape_decoder.basis.equal(before)

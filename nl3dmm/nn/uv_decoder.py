@@ -176,16 +176,12 @@ class UVDecoder(nn.Module):
             {name: _LocalPathway(latent, box[2], box[3], config.width) for name, box in self.boxes.items()}
         )
         fused = config.width * (2 if self.boxes else 1)
-        self.proxy_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), deconv(2 * config.width, channels))
-        self.residual_end = None
-        if config.proxy:
-            last = deconv(2 * config.width, channels)
-            self.residual_end = nn.Sequential(deconv_bn_relu(fused, 2 * config.width), last)
+        ends = [deconv(2 * config.width, channels) for _ in range(1 + config.proxy)]
+        self.proxy_end, *others = (nn.Sequential(deconv_bn_relu(fused, 2 * config.width), last) for last in ends)
+        self.residual_end = others[0] if others else None
         initialise(self)
-        if config.proxy:
+        for last in ends if base is not None else ends[1:]:
             nn.init.zeros_(last.weight)
-        if base is not None:
-            nn.init.zeros_(self.proxy_end[-1].weight)
 
     def _local_features(self, latent: Tensor) -> Tensor:
         boxes = [self.boxes[name] for name in self.local_pathways]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from nl3dmm.data.images import read_image
     from nl3dmm.data.landmark_files import read_landmarks
     from nl3dmm.errors import Nl3dmmError
-    from nl3dmm.reconstruction import Reconstruction, fit_latent
+    from nl3dmm.photo_fitting import FitFailure, PhotoInput, fit_latent
+    from nl3dmm.reconstruction import Reconstruction
 
 try:
     __version__ = version("nl3dmm")
@@ -25,9 +26,11 @@ except PackageNotFoundError:  # a source tree that was never installed
 # Imported on first use: torch and lightning take seconds, and `import nl3dmm` should not.
 _PUBLIC = {
     "FaceTemplate": "nl3dmm.assets.template",
+    "FitFailure": "nl3dmm.photo_fitting",
     "Nl3dmmError": "nl3dmm.errors",
+    "PhotoInput": "nl3dmm.photo_fitting",
     "Reconstruction": "nl3dmm.reconstruction",
-    "fit_latent": "nl3dmm.reconstruction",
+    "fit_latent": "nl3dmm.photo_fitting",
     "load_system": "nl3dmm.checkpoint",
     "load_template": "nl3dmm.assets.load",
     "read_image": "nl3dmm.data.images",
@@ -38,7 +41,9 @@ __all__ = [  # noqa: RUF022 (the order of a first session)
     "FaceTemplate",
     "load_system",
     "fit_latent",
+    "PhotoInput",
     "Reconstruction",
+    "FitFailure",
     "read_image",
     "read_landmarks",
     "Nl3dmmError",

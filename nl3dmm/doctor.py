@@ -76,7 +76,7 @@ def _weights() -> dict[str, str]:
 
     from nl3dmm.checkpoint import find_checkpoint
     from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
-    from nl3dmm.reconstruction import DEFAULT_MODEL
+    from nl3dmm.photo_fitting import DEFAULT_MODEL
 
     def vgg() -> str:
         with warnings.catch_warnings():

@@ -16,6 +16,10 @@ class ImageError(Nl3dmmError):
     """An image cannot be decoded, is too large, or shows no face."""
 
 
+class NoFaceError(ImageError):
+    """No face was found in an image."""
+
+
 class AssetError(Nl3dmmError):
     """A template or model file is missing, damaged, or not what it claims to be."""
 

@@ -1,4 +1,8 @@
-"""``python -m nl3dmm.fit PHOTO -o OUT``: reconstruct the face of a photo."""
+"""``python -m nl3dmm.fit PHOTO... -o OUT``: reconstruct the faces of photos.
+
+One photo fills OUT itself, several a folder each. OUT/status.json says what became of each one, OUT/report.html shows
+it. Exit code: 0 all fitted, 1 none or an error, 3 some, 130 interrupted (what was done till then is kept).
+"""
 
 import sys
 from collections.abc import Sequence
@@ -6,14 +10,24 @@ from pathlib import Path
 
 from nl3dmm.cli import Parser, report_errors
 
+SOME_FAILED = 3
+
 
 def _parser() -> Parser:
     parser = Parser("python -m nl3dmm.fit", __doc__)
-    parser.add_argument("photo", type=Path, help="JPEG, PNG or WebP file")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for panel.png, overlay.png, face.obj")
+    text = "JPEG, PNG or WebP files, folders of them, patterns such as 'photos/*.jpg', or videos"
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help=text)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for meshes, pictures and the report")
     parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
-    parser.add_argument("--landmarks", type=Path, help="68 points: .pts, .npy or .json (default: found)")
-    parser.add_argument("--box", type=float, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"), help="face box, px")
+    parser.add_argument("--landmarks", type=Path, help="of one photo: 68 points, .pts, .npy or .json (default: found)")
+    box = ("LEFT", "TOP", "RIGHT", "BOTTOM")
+    parser.add_argument("--box", type=float, nargs=4, metavar=box, help="of one photo: the face, brows to chin, px")
+    parser.add_argument(
+        "--mask", type=Path, help="of one photo: a picture that is black where something hides the face"
+    )
+    text = "all photos show one person: they share latents, 'albedo' or 'shape albedo' (expressions differ in shape)"
+    parser.add_argument("--shared", nargs="+", default=[], metavar="LATENT", help=text)
+    parser.add_argument("--frames", type=int, default=16, help="of each video, evenly spread (default: 16)")
     parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     return parser
@@ -22,41 +36,20 @@ def _parser() -> Parser:
 @report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse(arguments)
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from nl3dmm.fit_job import FitJob, find_photos
     from nl3dmm.outputs import prepare_output_folder
-    from nl3dmm.reconstruction import fit_latent
+    from nl3dmm.photo_fitting import FitPlan, load_model
 
-    console = Console()
+    plan = FitPlan(options.steps, tuple(options.shared))
+    photos = find_photos(options.photos, options.frames, options.landmarks, options.box, options.mask)
     folder = prepare_output_folder(options.output)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("fitting", total=None)
-        result = fit_latent(
-            options.photo,
-            model=options.model,
-            landmarks=options.landmarks,
-            box=options.box,
-            steps=options.steps,
-            device=options.device,
-            progress=lambda step, steps, loss: bar.update(task, completed=step, total=steps),
-        )
-    result.save(folder)
-    console.print(
-        f"photometric l2,1: {result.start_error:.4f} (encoder) -> {result.final_error:.4f}, "
-        f"{result.seconds:.1f} s, peak memory {_peak_memory_gib():.2f} GiB\n"
-        f"panel.png, overlay.png, face.obj, face.json are in {folder}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0
-
-
-def _peak_memory_gib() -> float:
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    job = FitJob(photos, folder, load_model(options.model, options.device), plan)
+    try:
+        job.run()
+    finally:  # also when interrupted: what is done is worth keeping
+        job.close()
+    fitted = job.fitted
+    return 0 if fitted == len(photos) else SOME_FAILED if fitted else 1
 
 
 if __name__ == "__main__":

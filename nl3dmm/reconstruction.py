@@ -1,12 +1,8 @@
-"""``fit_latent``: a photo in, a face out."""
+"""What fitting a photo gives: shape, albedo, light and camera, the pictures made of them, and files."""
 
-import copy
 import json
-import re
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +10,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nl3dmm.checkpoint import TrainedSystem, load_system
-from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
-from nl3dmm.data.detection import detect_landmarks
-from nl3dmm.data.images import ImageSource, read_image, write_png
-from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
-from nl3dmm.errors import BackendError, ImageError, ShapeError
+from nl3dmm.data.crop import Crop
+from nl3dmm.data.images import write_png
 from nl3dmm.export import write_obj
-from nl3dmm.fitting import FitResult, Progress, add_albedo_detail, optimise_faces, photo_config, photometric_errors
 from nl3dmm.geometry.camera import project
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import error_picture, stack_rows
-from nl3dmm.render import default_device
 from nl3dmm.render.scene import composite, render_geometry
+from nl3dmm.render.uv import UVObservation, unwrap_photo
 from nl3dmm.types import Camera
 
-DEFAULT_MODEL = Path("runs/default")
 _PANEL_SIZE = 256
 
 
@@ -44,11 +34,15 @@ class Reconstruction:
     face: Face  # latents, camera and light in the crop's frame
     geometry: Geometry
     losses: dict[str, list[float]]  # weighted terms, one value per step
-    start_error: (
-        float  # photometric l2,1 of (S, A), encoder alone, over the landmarks' hull or what any estimate covers
-    )
+    # photometric l2,1 of (S, A), encoder alone, over the landmarks' hull or what any estimate covers
+    start_error: float
     final_error: float  # the same after fitting
-    seconds: float
+    converged: bool  # the loss had stopped falling when the steps ended
+    seconds: float  # of fitting; a batch's are divided by its photos
+    source: str = "photo"  # the file's name, where there is one
+    warnings: tuple[str, ...] = ()  # what makes this fit less sure than others
+
+    status = "ok"
 
     @property
     def vertices(self) -> Float[Tensor, "vertices 3"]:
@@ -82,6 +76,12 @@ class Reconstruction:
     def camera(self) -> Camera:
         """Projects to photo pixels."""
         return self.crop.camera_to_photo(self.face.camera)
+
+    @cached_property
+    def observation(self) -> UVObservation:
+        """What the photo shows of each texel: its colour, whether it is visible, and the confidence in it."""
+        with torch.no_grad():
+            return unwrap_photo(self.photo[None], self.camera, self.geometry.vertices_final, self.model.surface)
 
     @cached_property
     def renderings(self) -> FourRenderings:
@@ -122,6 +122,10 @@ class Reconstruction:
         """The numbers, as plain values."""
         height, width = self.photo.shape[-2:]
         return {
+            "source": self.source,
+            "status": self.status,
+            "warnings": list(self.warnings),
+            "converged": self.converged,
             "photo_size": [height, width],
             "crop": vars(self.crop),
             "photometric_l21_start": self.start_error,
@@ -147,115 +151,3 @@ class Reconstruction:
         with atomic_path(folder / "face.json") as temporary:
             temporary.write_text(json.dumps(self.summary() | {"losses": self.losses}, indent=1))
         return folder
-
-
-def fit_latent(
-    image: ImageSource,
-    *,
-    model: str | Path | TrainedSystem = DEFAULT_MODEL,
-    landmarks: str | Path | Float[Tensor, "68 2"] | None = None,
-    box: Sequence[float] | None = None,
-    steps: int = 150,
-    device: str = "auto",
-    progress: Progress = lambda step, steps, loss: None,
-) -> Reconstruction:
-    """Reconstruct the face of a photo by optimising latents, camera and light.
-
-    Args:
-        image: path, bytes, PIL image, array or tensor; see ``data.images.read_image``.
-        model: checkpoint, run folder, or an already loaded system. No weights ship yet: train them first.
-        landmarks: 68 points in photo pixels, or a .pts, .npy or .json file; they frame the crop and guide the pose.
-            Without them and without a box those of the largest face are found.
-        box: left, top, right, bottom of the face (brows to chin) in photo pixels; used without landmarks.
-        steps: optimisation steps; 0 gives the encoder's estimate.
-
-    Raises:
-        ImageError: unreadable photo, or no face found in it.
-        ShapeError: wrong landmarks or box.
-        CheckpointError: no trained model, or a damaged one.
-    """
-    photo = read_image(image).cpu()
-    points, frame = _locate(photo, landmarks, box)
-    trained = model if isinstance(model, TrainedSystem) else load_system(model, device=_pick_device(device))
-    network = trained.system.model
-    size = trained.config.model.image_size
-    started = time.perf_counter()
-    crop = frame(size)
-    picture = crop.image(photo)[None].to(network.device)
-    with torch.no_grad():
-        start = network.encode(picture)
-    targets = None if points is None else crop.points_to_crop(points)[None].to(network.device)
-    result = _optimise(network, picture, start, targets, steps, progress)
-    with torch.no_grad():
-        geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
-        estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
-    region = None if targets is None else hull_mask(targets[0], size)[None]
-    start_error, final_error = photometric_errors(network, picture, estimates, region)
-    return Reconstruction(
-        photo=photo,
-        crop=crop,
-        model=network if network.device.type == "cpu" else copy.deepcopy(network).cpu(),
-        face=result.face.to("cpu"),
-        geometry=geometry.to("cpu"),
-        losses=result.curves,
-        start_error=float(start_error),
-        final_error=float(final_error),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _locate(photo: Tensor, landmarks, box: Sequence[float] | None) -> tuple[Tensor | None, Callable[[int], Crop]]:
-    """Landmarks, unless there is only a box, and how to crop the photo to a size."""
-    frame = None if box is None else _check_box(box)
-    if landmarks is None and frame is not None:
-        return None, partial(crop_from_box, *frame)
-    points = _find_points(photo) if landmarks is None else _read_points(landmarks, photo)
-    return points, partial(crop_from_landmarks, points)
-
-
-def _find_points(photo: Tensor) -> Float[Tensor, "68 2"]:
-    """Of the largest face."""
-    faces = detect_landmarks(photo, max_faces=1)
-    if not len(faces):
-        height, width = photo.shape[-2:]
-        raise ImageError(
-            f"image: no face found in {width} x {height} px; expected one of 40 px or more from brows to chin, not "
-            "upside down. Give landmarks (68 points) or the face's box."
-        )
-    return faces.landmarks[0]
-
-
-def _optimise(model, picture, start, targets, steps, progress) -> FitResult:
-    if steps == 0:
-        return FitResult(start, {}, picture.new_zeros(1, 3, *model.template.uv_size))
-    guided = targets is not None
-    config = replace(photo_config(steps, guided), detail_steps=steps * 2 // 5)
-    return optimise_faces(model, picture, start, config, landmarks=targets, progress=progress)
-
-
-def _read_points(landmarks, photo: Tensor) -> Float[Tensor, "68 2"]:
-    points = landmarks if isinstance(landmarks, Tensor) else read_landmarks(landmarks)
-    if tuple(points.shape) != (68, 2):
-        raise ShapeError(f"landmarks: got shape {tuple(points.shape)}; expected (68, 2). Give all 68 points.")
-    check_landmarks(points, photo.shape[-2], photo.shape[-1])
-    return points.float()
-
-
-def _check_box(box: Sequence[float]) -> tuple[float, float, float, float]:
-    if len(box) != 4:
-        raise ShapeError(f"box: got {len(box)} numbers; expected left, top, right, bottom. Give four.")
-    left, top, right, bottom = (float(value) for value in box)
-    return left, top, right, bottom
-
-
-def _pick_device(device: str) -> str:
-    if device == "auto":
-        return default_device()
-    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
-        raise BackendError(f"device: got {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:0'. Choose one.")
-    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise BackendError(
-            f"device: got {device!r} with {torch.cuda.device_count()} CUDA devices on this machine; expected one of "
-            "them or 'cpu'. Use device='auto'."
-        )
-    return device

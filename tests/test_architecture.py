@@ -27,8 +27,10 @@ LAYERS = (
     ("settings",),
     ("checkpoint_io", "export", "run_config"),
     ("checkpoint",),
-    ("fitting", "panels"),
+    ("fitting", "panels", "located_face"),
     ("evaluation", "reconstruction"),
+    ("photo_fitting", "report"),
+    ("fit_job",),
     ("training", "figures", "sweeps"),
     ("train", "fit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),
 )

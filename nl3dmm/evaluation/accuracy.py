@@ -11,7 +11,7 @@ from torch import Tensor
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.config import check_range
 from nl3dmm.errors import ShapeError
-from nl3dmm.fitting import FitConfig, optimise_faces
+from nl3dmm.fitting import FitConfig, FitTarget, optimise_faces
 from nl3dmm.geometry.camera import project
 from nl3dmm.geometry.similarity import similarity_aligned
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
@@ -133,7 +133,7 @@ def evaluate(
         stages["mean_face"].append(mean_face_errors(model, vertices, albedo, batch))
         stages["encoder"].append(face_errors(model, face, batch))
         if protocol.latent_steps:
-            fitted = optimise_faces(model, batch.image, face, FitConfig(steps=protocol.latent_steps)).face
+            fitted = optimise_faces(model, FitTarget(batch.image), face, FitConfig(steps=protocol.latent_steps)).face
             stages.setdefault("fitted", []).append(face_errors(model, fitted, batch))
         progress(int(indices[-1]) + 1, protocol.faces)
     results = {name: _mean(errors) for name, errors in stages.items()}

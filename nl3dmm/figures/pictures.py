@@ -14,7 +14,7 @@ from nl3dmm.errors import ConfigError
 from nl3dmm.evaluation.disentangle import hidden_skin
 from nl3dmm.evaluation.representation import fit_texture, known, texture_l21
 from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, sheet
-from nl3dmm.fitting import FitConfig, optimise_faces, photo_config
+from nl3dmm.fitting import FitConfig, FitTarget, optimise_faces, photo_config
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
 from nl3dmm.losses.shape import residual_soft_symmetry
 from nl3dmm.model import Face, FaceModel, Geometry
@@ -203,9 +203,9 @@ def _estimate(model: FaceModel, batch: FaceBatch, steps: int) -> tuple[Face, Geo
     with torch.no_grad():
         face = model.encode(batch.image)
     if steps and batch.camera is not None:
-        face = optimise_faces(model, batch.image, face, FitConfig(steps=steps)).face
+        face = optimise_faces(model, FitTarget(batch.image), face, FitConfig(steps=steps)).face
     elif steps:  # without the free albedo: the pictures are to show what the model knows
-        face = optimise_faces(model, batch.image, face, photo_config(steps), batch.landmarks).face
+        face = optimise_faces(model, FitTarget(batch.image, batch.landmarks), face, photo_config(steps)).face
     with torch.no_grad():
         return face, model.decode(face.latents)
 

@@ -17,7 +17,8 @@ from nl3dmm.evaluation.accuracy import landmark_nme, training_world
 from nl3dmm.fit import main
 from nl3dmm.fitting import photometric_errors
 from nl3dmm.geometry.camera import project
-from nl3dmm.reconstruction import Reconstruction, fit_latent
+from nl3dmm.photo_fitting import fit_latent
+from nl3dmm.reconstruction import Reconstruction
 
 DATA = Path(__file__).parents[1] / "data"
 PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"

@@ -1,0 +1,173 @@
+"""The work of ``python -m nl3dmm.fit``: which photos, what becomes of each, and where that is written."""
+
+import glob
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nl3dmm.checkpoint import TrainedSystem
+from nl3dmm.data.folders import list_photos
+from nl3dmm.data.images import read_image
+from nl3dmm.data.video import is_video, read_frames
+from nl3dmm.errors import ImageError
+from nl3dmm.located_face import Box, PhotoInput
+from nl3dmm.machine import peak_memory_gib
+from nl3dmm.outputs import atomic_path
+from nl3dmm.photo_fitting import BATCH, FitFailure, FitPlan, fit_located, locate_faces
+from nl3dmm.reconstruction import Reconstruction
+from nl3dmm.report import ReportEntry, write_report
+
+STATUS_FILE, REPORT_FILE = "status.json", "report.html"
+_REPORTED = 200  # faces with pictures in the report; all are in the status file
+
+
+@dataclass(frozen=True)
+class NamedPhoto:
+    """A photo and the name of what is written of it."""
+
+    name: str
+    given: PhotoInput
+
+
+def find_photos(
+    sources: Sequence[str],
+    frames: int,
+    landmarks: Path | None = None,
+    box: Box | None = None,
+    mask: Path | None = None,
+) -> list[NamedPhoto]:
+    """Files, folders, patterns and videos -> photos with different names.
+
+    Args:
+        frames: of each video.
+        landmarks, box, mask: of one photo.
+
+    Raises:
+        ImageError: nothing there, or landmarks, box or mask for several photos.
+    """
+    photos = [photo for source in sources for photo in _photos_of(source, frames)]
+    if landmarks or box or mask:
+        if len(photos) != 1:
+            raise ImageError(
+                f"--landmarks, --box, --mask: got one for {len(photos)} photos; expected one photo. Put landmark files "
+                "beside the photos, with their names, and give the folder."
+            )
+        hidden = None if mask is None else read_image(mask).mean(0) > 0.5
+        photos = [(photos[0][0], PhotoInput(photos[0][1].image, landmarks, box, hidden))]
+    seen: Counter[str] = Counter()
+    named = []
+    for name, given in photos:
+        seen[name] += 1
+        named.append(NamedPhoto(name if seen[name] == 1 else f"{name}-{seen[name]}", given))
+    return named
+
+
+def _photos_of(source: str, frames: int) -> list[tuple[str, PhotoInput]]:
+    path = Path(source)
+    if path.is_dir():
+        return [(item.photo.stem, PhotoInput(item.photo, item.landmarks)) for item in list_photos(path)]
+    if is_video(path):
+        return [
+            (f"{path.stem}-{number:06d}", PhotoInput(frame, label=f"{path.name}, frame {number}"))
+            for number, frame in read_frames(path, frames)
+        ]
+    if path.is_file() or not glob.has_magic(source):
+        return [(path.stem, PhotoInput(path))]
+    found = sorted(glob.glob(source, recursive=True))
+    if not found:
+        raise ImageError(f"{source}: got no such photos; expected a file, a folder or a pattern. Check the path.")
+    return [photo for each in found for photo in _photos_of(glob.escape(each) if Path(each).is_dir() else each, frames)]
+
+
+class FitJob:
+    """Fits photos batch by batch; each is written as soon as it is done, and the status with it."""
+
+    def __init__(self, photos: Sequence[NamedPhoto], folder: Path, trained: TrainedSystem, plan: FitPlan):
+        self._photos, self._folder, self._trained, self._plan = photos, folder, trained, plan
+        self._console = Console()
+        self._status: list[dict[str, Any]] = []
+        self._entries: list[ReportEntry] = []
+
+    @property
+    def fitted(self) -> int:
+        return sum(line["status"] == "ok" for line in self._status)
+
+    def run(self) -> None:
+        """Fit all photos.
+
+        Raises:
+            Nl3dmmError: of a single photo, what is wrong with it; of several it is in the status.
+        """
+        size = len(self._photos) if self._plan.shared else BATCH
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task("fitting", total=len(self._photos))
+            for start in range(0, len(self._photos), size):
+                chunk = self._photos[start : start + size]
+
+                def advance(step: int, steps: int, loss: float, start: int = start, count: int = len(chunk)) -> None:
+                    bar.update(task, completed=start + count * step / steps)
+
+                faces = locate_faces([photo.given for photo in chunk], self._trained, strict=len(self._photos) == 1)
+                for position, result in fit_located(faces, self._trained, self._plan, advance):
+                    self._keep(chunk[position].name, result)
+                bar.update(task, completed=start + len(chunk))
+                self._write_status()
+
+    def close(self) -> None:
+        """Status, report and last lines of what has been done."""
+        if not self._status:
+            return
+        self._write_status()
+        write_report(self._folder / REPORT_FILE, "nl3dmm fit", self._entries)
+        for line in self._status:
+            self._console.print(_printed(line), highlight=False, soft_wrap=True, markup=False)
+        self._console.print(
+            f"{self.fitted} of {len(self._photos)} fitted, peak memory {peak_memory_gib():.2f} GiB\n"
+            f"{REPORT_FILE}, {STATUS_FILE} and the faces' files are in {self._folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _keep(self, name: str, result: Reconstruction | FitFailure) -> None:
+        line: dict[str, Any] = {"name": name, "source": result.source, "status": result.status}
+        line |= {"warnings": list(result.warnings)}
+        if isinstance(result, FitFailure):
+            line |= {"message": result.message}
+        else:
+            folder = self._folder if len(self._photos) == 1 else self._folder / name
+            result.save(folder)
+            line |= {
+                "folder": str(folder.relative_to(self._folder)),
+                "photometric_l21_start": result.start_error,
+                "photometric_l21": result.final_error,
+                "converged": result.converged,
+                "seconds": round(result.seconds, 2),
+            }
+        self._status.append(line)
+        if len(self._entries) < _REPORTED:
+            self._entries.append(result.report_entry(name) if isinstance(result, Reconstruction) else _failed(line))
+
+    def _write_status(self) -> None:
+        facts = {"model": str(self._trained.path), "steps": self._plan.steps, "shared": list(self._plan.shared)}
+        facts |= {"photos": len(self._photos), "done": len(self._status), "fitted": self.fitted}
+        with atomic_path(self._folder / STATUS_FILE) as temporary:
+            temporary.write_text(json.dumps({**facts, "results": self._status}, indent=1) + "\n", encoding="utf-8")
+
+
+def _failed(line: dict[str, Any]) -> ReportEntry:
+    return ReportEntry(line["name"], line["status"], line["message"], tuple(line["warnings"]), {}, None, {}, None)
+
+
+def _printed(line: dict[str, Any]) -> str:
+    if line["status"] != "ok":
+        return f"{line['name']}: {line['status']}: {line['message']}"
+    errors = f"photometric l2,1: {line['photometric_l21_start']:.4f} (encoder) -> {line['photometric_l21']:.4f}"
+    warned = "".join(f"; warning: {warning}" for warning in line["warnings"])
+    return f"{line['name']}: {errors}, {line['seconds']:.1f} s{warned}"

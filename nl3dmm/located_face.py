@@ -1,0 +1,134 @@
+"""A photo -> the crop that a model sees, with landmarks, and what makes the face in it hard."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks
+from nl3dmm.data.detection import detect_landmarks
+from nl3dmm.data.images import ImageSource, read_image
+from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
+from nl3dmm.data.photo_faces import quality, skin_mask
+from nl3dmm.errors import NoFaceError, ShapeError
+
+Landmarks = str | Path | Tensor
+Box = Sequence[float]
+Mask = Tensor | np.ndarray
+_LARGER = 1.6  # crop px per photo px from which a face is magnified more than it has detail
+_SHARP, _SURE = 0.3, 0.5
+
+
+@dataclass(frozen=True)
+class PhotoInput:
+    """A photo and what is known of the face in it."""
+
+    image: ImageSource
+    landmarks: Landmarks | None = None
+    box: Box | None = None
+    mask: Mask | None = None  # False where something hides the face
+    label: str | None = None  # what it is called; by default the file's name
+
+    @property
+    def name(self) -> str:
+        return self.label or (Path(self.image).name if isinstance(self.image, (str, Path)) else "photo")
+
+
+@dataclass(frozen=True)
+class LocatedFace:
+    """A photo, and the part of it that is fitted."""
+
+    source: str
+    photo: Float[Tensor, "3 height width"]
+    crop: Crop
+    picture: Float[Tensor, "3 size size"]
+    points: Float[Tensor, "68 2"] | None  # photo px
+    visible: Bool[Tensor, "size size"] | None  # of the picture, where a mask was given
+    warnings: tuple[str, ...]
+
+
+def locate_face(given: PhotoInput, size: int) -> LocatedFace:
+    """Read a photo and crop its face to ``size`` pixels.
+
+    Raises:
+        ImageError: unreadable; ``NoFaceError``: no face found.
+        ShapeError: wrong landmarks, box or mask.
+    """
+    photo = read_image(given.image).cpu()
+    points, frame, warnings = _locate(photo, given.landmarks, given.box)
+    crop = frame(size)
+    visible = None if given.mask is None else crop.image(_read_mask(given.mask, photo)[None])[0] > 0.5
+    picture = crop.image(photo)
+    if crop.scale > _LARGER:
+        warnings.append(f"tiny: the photo has {1 / crop.scale:.2f} px for each pixel of the model's input")
+    if points is not None:
+        warnings += _appearance(picture, crop.points_to_crop(points))
+    return LocatedFace(given.name, photo, crop, picture, points, visible, tuple(warnings))
+
+
+def _locate(photo: Tensor, landmarks: Landmarks | None, box: Box | None):
+    """Landmarks, unless there is only a box; how to crop the photo to a size; warnings."""
+    crop: Callable[[int], Crop]
+    if landmarks is None and box is not None:
+        return None, partial(crop_from_box, *_check_box(box)), []
+    points, warnings = _find_points(photo) if landmarks is None else (_read_points(landmarks, photo), [])
+    crop = partial(crop_from_landmarks, points)
+    return points, crop, warnings
+
+
+def _find_points(photo: Float[Tensor, "3 height width"]) -> tuple[Float[Tensor, "68 2"], list[str]]:
+    """Of the largest face."""
+    faces = detect_landmarks(photo)
+    if not len(faces):
+        height, width = photo.shape[-2:]
+        raise NoFaceError(
+            f"image: no face found in {width} x {height} px; expected one of 40 px or more from brows to chin, not "
+            "upside down. Give landmarks (68 points) or the face's box."
+        )
+    warnings, confidence = [], float(faces.confidence[0])
+    if len(faces) > 1:
+        warnings.append(f"several faces: the largest of {len(faces)} is fitted")
+    if confidence < _SURE:
+        warnings.append(f"unsure: found with a confidence of {confidence:.2f}")
+    return faces.landmarks[0], warnings
+
+
+def _appearance(picture: Float[Tensor, "3 size size"], points: Float[Tensor, "68 2"]) -> list[str]:
+    """What the pixels of a crop warn of."""
+    levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    skin = skin_mask(levels, points)
+    marks = quality(levels, skin, points, 1.0, 1.0)
+    warnings = []
+    if marks["sharpness"] < _SHARP:
+        warnings.append(f"blurred: sharpness {marks['sharpness']:.2f} of 1")
+    return warnings
+
+
+def _read_mask(mask: Mask, photo: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
+    values = torch.as_tensor(mask)
+    if values.shape != photo.shape[-2:]:
+        raise ShapeError(
+            f"mask: got shape {tuple(values.shape)}; expected the photo's, {tuple(photo.shape[-2:])}. Give one value "
+            "per pixel of the upright photo."
+        )
+    return (values > 0).float()
+
+
+def _read_points(landmarks: Landmarks, photo: Float[Tensor, "3 height width"]) -> Float[Tensor, "68 2"]:
+    points = landmarks if isinstance(landmarks, Tensor) else read_landmarks(landmarks)
+    if tuple(points.shape) != (68, 2):
+        raise ShapeError(f"landmarks: got shape {tuple(points.shape)}; expected (68, 2). Give all 68 points.")
+    check_landmarks(points, photo.shape[-2], photo.shape[-1])
+    return points.float()
+
+
+def _check_box(box: Box) -> tuple[float, float, float, float]:
+    if len(box) != 4:
+        raise ShapeError(f"box: got {len(box)} numbers; expected left, top, right, bottom. Give four.")
+    left, top, right, bottom = (float(value) for value in box)
+    return left, top, right, bottom

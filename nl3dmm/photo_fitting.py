@@ -1,0 +1,263 @@
+"""``fit_latent``: photos in, faces out."""
+
+import copy
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nl3dmm.checkpoint import TrainedSystem, load_system
+from nl3dmm.config import check_range
+from nl3dmm.data.crop import hull_mask
+from nl3dmm.data.images import ImageSource
+from nl3dmm.errors import BackendError, Nl3dmmError, ShapeError
+from nl3dmm.fitting import (
+    FitResult,
+    FitTarget,
+    Progress,
+    add_albedo_detail,
+    optimise_faces,
+    photo_config,
+    photometric_errors,
+)
+from nl3dmm.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face
+from nl3dmm.model import Face, FaceModel
+from nl3dmm.reconstruction import Reconstruction
+from nl3dmm.render import default_device
+
+DEFAULT_MODEL = Path("runs/default")
+DEFAULT_STEPS = 150
+BATCH = 8  # photos that are optimised together
+_PROFILE = 50.0  # degrees of yaw from which half of the face is guessed
+
+
+@dataclass(frozen=True)
+class FitFailure:
+    """A photo of several that no face came out of, and why."""
+
+    source: str
+    status: str  # no_face, bad_image or bad_input
+    message: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How photos are fitted."""
+
+    steps: int = DEFAULT_STEPS  # 0: the encoder's estimate
+    shared: tuple[str, ...] = ()  # of fitting.SHAREABLE: what the photos, then all of one person, have in common
+
+    def __post_init__(self) -> None:
+        check_range("steps", self.steps, 0, 100_000)
+
+
+def fit_latent(
+    images: ImageSource | PhotoInput | Sequence[ImageSource | PhotoInput],
+    *,
+    model: str | Path | TrainedSystem = DEFAULT_MODEL,
+    landmarks: Landmarks | Sequence[Landmarks | None] | None = None,
+    box: Box | Sequence[Box | None] | None = None,
+    shared: Sequence[str] = (),
+    steps: int | None = None,
+    device: str = "auto",
+    progress: bool | Progress = True,
+) -> Any:
+    """Reconstruct the face of a photo, or of each of several, by optimising latents, camera and light.
+
+    Args:
+        images: path, bytes, PIL image, array or tensor; see ``data.images.read_image``. Or a list of them, or a tensor
+            (batch, 3, height, width). A ``PhotoInput`` carries landmarks, box and a mask of what hides the face along.
+        model: checkpoint, run folder, or an already loaded system. No weights ship yet: train them first.
+        landmarks: 68 points in photo pixels, or a .pts, .npy or .json file; they frame the crop and guide the pose.
+            Without them and without a box those of the largest face are found. For a list of photos: a list.
+        box: left, top, right, bottom of the face (brows to chin) in photo pixels; used without landmarks.
+        shared: latents, of "shape" and "albedo", that the photos of one person have in common.
+        steps: optimisation steps, by default 150; 0 gives the encoder's estimate.
+        progress: show a bar, or call ``progress(step, steps, loss)`` instead.
+
+    Returns:
+        A ``Reconstruction``. For a list of photos a list with one for each, or a ``FitFailure`` where a photo has no
+        face or cannot be read: both have ``source``, ``status`` and ``warnings``.
+
+    Raises:
+        ImageError: a single photo that is unreadable; ``NoFaceError``: no face found in it.
+        ShapeError: wrong landmarks, box or mask.
+        ConfigError: unknown name in ``shared``, or steps out of range.
+        CheckpointError: no trained model, or a damaged one.
+    """
+    plan = FitPlan(DEFAULT_STEPS if steps is None else steps, tuple(shared))
+    trained = load_model(model, device)
+    several = _several(images)
+    if several is None:
+        photos = [_input(images, landmarks, box)]
+    else:
+        known = (_each("landmarks", landmarks, several), _each("box", box, several))
+        photos = [_input(*values) for values in zip(several, *known, strict=True)]
+    with _reported(progress) as report:
+        faces = locate_faces(photos, trained, strict=several is None)
+        done = dict(fit_located(faces, trained, plan, report))
+    results = [done[position] for position in range(len(photos))]
+    return results if several is not None else results[0]
+
+
+def load_model(model: str | Path | TrainedSystem, device: str = "auto") -> TrainedSystem:
+    """A system on the device that ``device`` names: auto, cpu, cuda or cuda:N."""
+    return model if isinstance(model, TrainedSystem) else load_system(model, device=_pick_device(device))
+
+
+def locate_faces(
+    photos: Sequence[PhotoInput], trained: TrainedSystem, strict: bool = False
+) -> list[LocatedFace | FitFailure]:
+    """Crops as the system's encoder sees them; without ``strict`` a photo that has none is no error."""
+    return [_located(photo, trained.config.model.image_size, strict) for photo in photos]
+
+
+def _located(photo: PhotoInput, size: int, strict: bool) -> LocatedFace | FitFailure:
+    try:
+        return locate_face(photo, size)
+    except Nl3dmmError as error:
+        if strict:
+            raise
+        kind = {"NoFaceError": "no_face", "ImageError": "bad_image"}.get(type(error).__name__, "bad_input")
+        return FitFailure(photo.name, kind, str(error))
+
+
+def fit_located(
+    faces: Sequence[LocatedFace | FitFailure],
+    trained: TrainedSystem,
+    plan: FitPlan,
+    progress: Progress = lambda step, steps, loss: None,
+) -> Iterator[tuple[int, Reconstruction | FitFailure]]:
+    """Positions and results, as soon as each batch is done; failures first."""
+    yield from ((position, face) for position, face in enumerate(faces) if isinstance(face, FitFailure))
+    located = [(position, face) for position, face in enumerate(faces) if isinstance(face, LocatedFace)]
+    chunks = list(_chunks(located, bool(plan.shared)))
+    for number, chunk in enumerate(chunks):
+
+        def advance(step: int, steps: int, loss: float, number: int = number) -> None:
+            progress(number * steps + step, len(chunks) * steps, loss)
+
+        results = _fit([face for _, face in chunk], trained, plan, advance)
+        yield from zip((position for position, _ in chunk), results, strict=True)
+
+
+def _chunks(located: list[tuple[int, LocatedFace]], is_shared: bool) -> Iterator[list[tuple[int, LocatedFace]]]:
+    """What is optimised together: all that share something, else equally guided ones."""
+    groups, size = [located], max(1, len(located))
+    if not is_shared:
+        groups = [[item for item in located if (item[1].points is None) == unguided] for unguided in (False, True)]
+        size = BATCH
+    for group in groups:
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progress: Progress) -> list[Reconstruction]:
+    """One batch."""
+    started = time.perf_counter()
+    network, device = trained.system.model, trained.system.model.device
+    picture = torch.stack([face.picture for face in faces]).to(device)
+    guided = [face.crop.points_to_crop(face.points) for face in faces if face.points is not None]
+    points = torch.stack(guided).to(device) if len(guided) == len(faces) else None
+    masks = None
+    if any(face.visible is not None for face in faces):
+        everything = torch.ones(picture.shape[-2:], dtype=torch.bool)
+        masks = torch.stack([everything if face.visible is None else face.visible for face in faces]).to(device)
+    with torch.no_grad():
+        start = network.encode(picture)
+    result = _optimise(network, FitTarget(picture, points, masks), start, plan, progress)
+    with torch.no_grad():
+        geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
+        estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
+    region = None if points is None else torch.stack([hull_mask(each.cpu(), len(picture[0, 0])) for each in points])
+    errors = photometric_errors(network, picture, estimates, None if region is None else region.to(device))
+    on_cpu = network if device.type == "cpu" else copy.deepcopy(network).cpu()
+    fitted, shapes = result.face.to("cpu"), geometry.to("cpu")
+    seconds = (time.perf_counter() - started) / len(faces)
+    return [
+        Reconstruction(
+            photo=face.photo,
+            crop=face.crop,
+            model=on_cpu,
+            face=fitted[i],
+            geometry=shapes[i],
+            losses=result.curves[i],
+            start_error=float(errors[0][i]),
+            final_error=float(errors[1][i]),
+            converged=result.converged[i],
+            seconds=seconds,
+            source=face.source,
+            warnings=(*face.warnings, *_pose_warnings(fitted[i])),
+        )
+        for i, face in enumerate(faces)
+    ]
+
+
+def _optimise(model: FaceModel, target: FitTarget, start: Face, plan: FitPlan, progress: Progress) -> FitResult:
+    if plan.steps == 0:
+        return FitResult.unfitted(start, model.template.uv_size)
+    config = photo_config(plan.steps, guided=target.landmarks is not None)
+    config = replace(config, detail_steps=plan.steps * 2 // 5)
+    return optimise_faces(model, target, start, config, plan.shared, progress=progress)
+
+
+def _pose_warnings(face: Face) -> tuple[str, ...]:
+    yaw = float(torch.rad2deg(torch.asin(-face.camera.rotation[0, 2, 0].clamp(-1, 1))))
+    return (f"profile: turned by {yaw:.0f} degrees, the hidden side is a guess",) if abs(yaw) > _PROFILE else ()
+
+
+def _input(image: Any, landmarks: Any, box: Any) -> PhotoInput:
+    return image if isinstance(image, PhotoInput) else PhotoInput(image, landmarks, box)
+
+
+def _several(images: Any) -> list[ImageSource] | None:
+    """The photos, or nothing if it is one."""
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    return list(images) if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4 else None
+
+
+def _each(name: str, values: Any, photos: list) -> list:
+    if values is None:
+        return [None] * len(photos)
+    if isinstance(values, (str, Path)) or len(values) != len(photos):
+        raise ShapeError(f"{name}: got one for {len(photos)} photos; expected a list of as many. Use None for unknown.")
+    return list(values)
+
+
+@contextmanager
+def _reported(progress: bool | Progress) -> Iterator[Progress]:
+    """What ``progress=True`` means: a bar where somebody sees it."""
+    if callable(progress):
+        yield progress
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not progress or not console.is_terminal:
+        yield lambda step, steps, loss: None
+        return
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task("fitting", total=None)
+        yield lambda step, steps, loss: bar.update(task, completed=step, total=steps)
+
+
+def _pick_device(device: str) -> str:
+    if device == "auto":
+        return default_device()
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise BackendError(f"device: got {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:0'. Choose one.")
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"device: got {device!r} with {torch.cuda.device_count()} CUDA devices on this machine; expected one of "
+            "them or 'cpu'. Use device='auto'."
+        )
+    return device

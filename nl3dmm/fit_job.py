@@ -3,7 +3,7 @@
 import glob
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nl3dmm.machine import peak_memory_gib
 from nl3dmm.outputs import atomic_path
 from nl3dmm.photo_fitting import BATCH, FitFailure, FitPlan, fit_located, locate_faces
 from nl3dmm.reconstruction import Reconstruction
-from nl3dmm.report import ReportEntry, write_report
+from nl3dmm.report import ReportEntry, ReportMesh, write_report
 
 STATUS_FILE, REPORT_FILE = "status.json", "report.html"
 _REPORTED = 200  # faces with pictures in the report; all are in the status file
@@ -152,7 +152,7 @@ class FitJob:
             }
         self._status.append(line)
         if len(self._entries) < _REPORTED:
-            self._entries.append(result.report_entry(name) if isinstance(result, Reconstruction) else _failed(line))
+            self._entries.append(_entry(line, result))
 
     def _write_status(self) -> None:
         facts = {"model": str(self._trained.path), "steps": self._plan.steps, "shared": list(self._plan.shared)}
@@ -161,8 +161,19 @@ class FitJob:
             temporary.write_text(json.dumps({**facts, "results": self._status}, indent=1) + "\n", encoding="utf-8")
 
 
-def _failed(line: dict[str, Any]) -> ReportEntry:
-    return ReportEntry(line["name"], line["status"], line["message"], tuple(line["warnings"]), {}, None, {}, None)
+def _entry(line: Mapping[str, Any], result: Reconstruction | FitFailure) -> ReportEntry:
+    """What the report shows of a photo."""
+    name, warned = line["name"], tuple(line["warnings"])
+    if isinstance(result, FitFailure):
+        return ReportEntry(name, result.status, result.message, warned, {}, None, {}, None)
+    numbers = {
+        "photometric": result.final_error,
+        "of the encoder": result.start_error,
+        "seconds": result.seconds,
+        "converged": "yes" if result.converged else "no",
+    }
+    mesh = ReportMesh(result.vertices, result.triangles, result.uv, result.albedo)
+    return ReportEntry(name, result.status, "", warned, numbers, result.panel, result.losses, mesh)
 
 
 def _printed(line: dict[str, Any]) -> str:

@@ -28,9 +28,7 @@ def read_frames(path: str | Path, count: int) -> list[tuple[int, Float[Tensor, "
     video = cv2.VideoCapture(str(path)) if Path(path).is_file() else None
     try:
         total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video is not None else 0
-        wanted = {
-            round(position) for position in torch.linspace(0, max(total - 1, 0), min(count, max(total, 1))).tolist()
-        }
+        wanted = set(torch.linspace(0, max(total - 1, 0), min(count, max(total, 1))).round().int().tolist())
         frames = []
         for number in range(total):
             if video is None or not video.grab():  # decodes only what is asked for

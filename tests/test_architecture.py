@@ -16,7 +16,7 @@ PACKAGE = ROOT / "nl3dmm"
 # The longest matching name decides: data.crop, data.images and data.landmark_files only read photos and are low.
 LAYERS = (
     ("errors", "types"),
-    ("outputs", "config", "cli", "machine"),
+    ("outputs", "config", "cli", "machine", "page"),
     ("geometry",),
     ("render",),
     ("assets",),

@@ -21,7 +21,7 @@ Landmarks = str | Path | Tensor
 Box = Sequence[float]
 Mask = Tensor | np.ndarray
 _LARGER = 1.6  # crop px per photo px from which a face is magnified more than it has detail
-_SHARP, _SURE = 0.3, 0.5
+_SHARP, _SURE = 0.4, 0.5
 
 
 @dataclass(frozen=True)

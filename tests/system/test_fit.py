@@ -25,6 +25,7 @@ PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"
 BOX = (179.0, 75.0, 272.0, 178.0)  # brows to chin
 STEPS = 60  # a model of 200 steps explains a real face after these
 SAVED = {"panel.png", "overlay.png", "face.obj", "face.mtl", "face.png", "face.json"}
+OF_THE_COMMAND = {"status.json", "report.html"}
 
 
 @pytest.fixture(scope="module")
@@ -218,18 +219,18 @@ def test_command_line(run, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [str(PHOTO), "-o", str(out), "--model", str(run.folder), "--landmarks", str(LANDMARKS)]
     assert main([*arguments, "--steps", str(STEPS), "--device", "cpu"]) == 0
-    assert {path.name for path in out.iterdir()} == SAVED
+    assert {path.name for path in out.iterdir()} == SAVED | OF_THE_COMMAND
     printed = capsys.readouterr().out
     stored = json.loads((out / "face.json").read_text())
     assert f"{stored['photometric_l21_start']:.4f} (encoder) -> {stored['photometric_l21']:.4f}" in printed
-    assert f"face.json are in {out}" in printed
+    assert f"the faces' files are in {out}" in printed
 
 
 def test_command_line_with_a_box(run, tmp_path):
     out = tmp_path / "out"
     box = ["--box", *(str(value) for value in BOX)]
     assert main([str(PHOTO), "-o", str(out), "--model", str(run.folder), *box, "--steps", str(STEPS)]) == 0
-    assert {path.name for path in out.iterdir()} == SAVED
+    assert {path.name for path in out.iterdir()} == SAVED | OF_THE_COMMAND
 
 
 def test_png_and_array_of_one_photo_agree(trained, result, tmp_path):

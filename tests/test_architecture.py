@@ -16,7 +16,7 @@ PACKAGE = ROOT / "nl3dmm"
 # The longest matching name decides: data.crop, data.images and data.landmark_files only read photos and are low.
 LAYERS = (
     ("errors", "types"),
-    ("outputs", "config", "cli", "machine"),
+    ("outputs", "config", "cli", "machine", "page"),
     ("geometry",),
     ("render",),
     ("assets",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("model",),
     ("systems",),
     ("settings",),
-    ("checkpoint_io", "export", "run_config"),
+    ("checkpoint_io", "export", "report", "run_config"),
     ("checkpoint",),
     ("fitting", "panels"),
     ("evaluation", "reconstruction"),

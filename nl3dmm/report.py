@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -25,9 +24,16 @@ _VERTEX_UNIT = 0.01  # mm
 _SHADING_UNIT = 0.002
 _UV_UNIT = 1 / 32767
 _WIDE = 1.6  # a panel of this aspect ratio or more gets a row of its own
+_FALLBACK = (
+    "The 3D view needs JavaScript and WebGL 2, which this browser does not offer here. "
+    "Pictures and numbers are complete without it."
+)
 _VIEWS = {"front": "Front", "left": "Left", "right": "Right"}
-_VIEW_HINTS = {"left": "The person's left side, at the right of the front view", "right": "The person's right side"}
-_VIEW_HINTS["front"] = "From the front, at the first size"
+_VIEW_HINTS = {
+    "front": "From the front, at the first size",
+    "left": "The person's left side, which is on the right of the front view",
+    "right": "The person's right side, which is on the left of the front view",
+}
 _MODES = {"photo": "Photo light", "shaded": "Shaded", "albedo": "Albedo", "clay": "Clay"}
 _MODE_HINTS = {
     "photo": "The albedo under the light of the photo",
@@ -57,7 +63,9 @@ class ReportEntry:
     status: str  # "ok", or a failure such as "no_face"
     message: str = ""  # what went wrong, in plain words
     warnings: tuple[str, ...] = ()
-    numbers: Mapping[str, float | str] = field(default_factory=dict)  # label -> value; the columns of the overview
+    numbers: Mapping[str, float | int | str] = field(
+        default_factory=dict
+    )  # label -> value; the columns of the overview
     panel: Float[Tensor, "3 height width"] | None = None  # [0, 1]
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)  # term -> value per step; all end together
     mesh: ReportMesh | None = None
@@ -91,34 +99,36 @@ def write_report(path: str | Path, title: str, entries: Sequence[ReportEntry]) -
 def _summary(entries: Sequence[ReportEntry]) -> str:
     fitted = sum(entry.status == "ok" for entry in entries)
     warned = sum(entry.status == "ok" and bool(entry.warnings) for entry in entries)
-    parts = [f"{len(entries)} {'face' if len(entries) == 1 else 'faces'}", f"{fitted} fitted"]
-    parts += [f"{warned} with warnings"] if warned else []
-    parts += [f"{len(entries) - fitted} failed"] if fitted < len(entries) else []
-    return " · ".join(parts)
+    with_warnings = f" ({warned} with warnings)" if warned else ""
+    failed = f", {len(entries) - fitted} failed" if fitted < len(entries) else ""
+    return f"{len(entries)} {'result' if len(entries) == 1 else 'results'}: {fitted} fitted{with_warnings}{failed}"
 
 
 def _overview(entries: Sequence[ReportEntry]) -> Element:
-    names = list(dict.fromkeys(name for entry in entries for name in entry.numbers))
-    head = element("tr", element("td"), *(_heading(name) for name in ("Photo", "Status", *names)))
-    rows = [_row(index, entry, names) for index, entry in enumerate(entries, start=1)]
+    columns: dict[str, str | None] = {}  # label -> class
+    for entry in entries:
+        for name, value in entry.numbers.items():
+            columns[name] = "figures" if isinstance(value, Real) else columns.get(name)
+    headings = [_heading("Photo"), _heading("Status"), *(_heading(name, kind) for name, kind in columns.items())]
+    head = element("tr", element("td"), *headings)
+    rows = [_row(index, entry, columns) for index, entry in enumerate(entries, start=1)]
     table = element("table", element("thead", head), element("tbody", *rows))
     scroll = element("div", table, class_="scroll", tabindex="0", role="region", aria_label="Table of all photos")
     return element("section", element("h2", "Overview"), scroll, class_="overview")
 
 
-def _heading(name: str) -> Element:
-    return element("th", element("button", name, type="button"), scope="col", aria_sort="none")
+def _heading(name: str, kind: str | None = None) -> Element:
+    return element("th", element("button", name, type="button"), scope="col", aria_sort="none", class_=kind)
 
 
-def _row(index: int, entry: ReportEntry, names: list[str]) -> Element:
+def _row(index: int, entry: ReportEntry, columns: Mapping[str, str | None]) -> Element:
     thumb = element("canvas", class_="thumb", data_face=f"face-{index}", aria_hidden="true") if entry.mesh else None
     link = element("a", entry.name, href=f"#face-{index}", class_="name")
     order = f"{0 if entry.status == 'ok' else 1} {len(entry.warnings):03d} {entry.status}"
     cells = [element("td", thumb), element("th", link, scope="row", data_value=entry.name)]
     cells.append(element("td", _status(entry), data_value=order))
-    for name in names:
+    for name, kind in columns.items():
         value = entry.numbers.get(name)
-        kind = "figures" if isinstance(value, Real) else None
         cells.append(element("td", _number(value), class_=kind, data_value=_sort_key(value)))
     return element("tr", *cells)
 
@@ -133,7 +143,7 @@ def _status(entry: ReportEntry) -> Element:
     return element("span", "Fitted", class_="status fitted")
 
 
-def _number(value: float | str | None) -> str:
+def _number(value: float | int | str | None) -> str:
     if value is None:
         return "–"
     if isinstance(value, Real) and not isinstance(value, int):
@@ -141,11 +151,11 @@ def _number(value: float | str | None) -> str:
     return str(value)
 
 
-def _sort_key(value: float | str | None) -> str:
+def _sort_key(value: float | int | str | None) -> str:
     """Empty for what is sorted last."""
     if isinstance(value, Real):
         return str(float(value)) if math.isfinite(value) else ""
-    return value or ""
+    return "" if value is None else str(value)
 
 
 def _card(index: int, entry: ReportEntry, topologies: dict[str, Element]) -> Element:
@@ -156,11 +166,18 @@ def _card(index: int, entry: ReportEntry, topologies: dict[str, Element]) -> Ele
         parts.append(element("p", entry.message, class_="message"))
     if entry.warnings:
         parts.append(element("ul", *(element("li", warning) for warning in entry.warnings), class_="warnings"))
-    body = [_panel(entry), _viewer(entry, topologies), _facts(entry), curve_plot(entry.curves)]
-    if any(part is not None for part in body):
-        wide = entry.panel is not None and entry.panel.shape[-1] >= _WIDE * entry.panel.shape[-2]
-        parts.append(element("div", *body, class_="body wide" if wide else "body"))
+    parts.append(_card_body(entry, topologies))
     return element("article", *parts, id=identity, class_="card", aria_labelledby=f"{identity}-name")
+
+
+def _card_body(entry: ReportEntry, topologies: dict[str, Element]) -> Element:
+    """Two columns that are about equally tall; a wide panel is above both."""
+    panel, viewer = _panel(entry), _viewer(entry, topologies)
+    facts, curves = _facts(entry), curve_plot(entry.curves)
+    is_wide = entry.panel is not None and entry.panel.shape[-1] >= _WIDE * entry.panel.shape[-2]
+    columns = ((viewer,), (facts, curves)) if is_wide else ((panel, curves), (viewer, facts))
+    filled = [element("div", *parts, class_="column") for parts in columns if any(part is not None for part in parts)]
+    return element("div", panel if is_wide else None, *filled, class_="body")
 
 
 def _panel(entry: ReportEntry) -> Element | None:
@@ -186,14 +203,11 @@ def _viewer(entry: ReportEntry, topologies: dict[str, Element]) -> Element | Non
     label = f"3D view of {entry.name}. Arrow keys turn it, plus and minus zoom, 0 goes back to the front."
     canvas = element("canvas", tabindex="0", role="application", aria_label=label)
     modes = {key: text for key, text in _MODES.items() if key != "photo" or mesh.shading is not None}
-    buttons = element("div", _buttons("View", _VIEWS, _VIEW_HINTS, "view"), _buttons("Surface", modes, _MODE_HINTS, "mode"))
-    buttons.set("class", "controls")
-    hint = element("p", "Drag or use arrow keys to turn; click, then wheel or + and − to zoom.", class_="hint")
-    fallback = "The 3D view needs JavaScript and WebGL 2, which this browser does not offer here. "
-    fallback += "Pictures and numbers are complete without it."
-    return element(
-        "div", canvas, buttons, hint, element("p", fallback, class_="fallback"), _mesh_data(mesh, topologies), class_="viewer"
-    )
+    groups = (_buttons("View", _VIEWS, _VIEW_HINTS, "view"), _buttons("Surface", modes, _MODE_HINTS, "mode"))
+    controls = element("div", *groups, class_="controls")
+    hint = element("p", "Drag to turn. Pinch, or click and use the wheel, to zoom.", class_="hint")
+    fallback = element("p", _FALLBACK, class_="fallback")
+    return element("div", canvas, controls, hint, fallback, _mesh_data(mesh, topologies), class_="viewer")
 
 
 def _buttons(label: str, texts: Mapping[str, str], hints: Mapping[str, str], kind: str) -> Element:

@@ -25,7 +25,7 @@ LAYERS = (
     ("model",),
     ("systems",),
     ("settings",),
-    ("checkpoint_io", "export", "run_config"),
+    ("checkpoint_io", "export", "report", "run_config"),
     ("checkpoint",),
     ("fitting", "panels", "located_face"),
     ("evaluation", "reconstruction"),

@@ -11,18 +11,19 @@ from PIL import Image, features
 from torch import Tensor
 
 _LOSSY_QUALITY = 88  # of JPEG and WebP; no difference to the eye at twice the size
+_SMALL = 4096  # bytes
 _MAX_SIDE = 2048  # px; larger pictures are shrunk
 
 
 def picture_uri(picture: Float[Tensor, "3 height width"]) -> str:
-    """``data:`` URI of RGB values, clamped to [0, 1]: the smallest of PNG (exact), JPEG and WebP."""
+    """``data:`` URI of RGB values, clamped to [0, 1]: an exact PNG where that is small, else the smallest kind."""
     levels = (picture.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
     image = Image.fromarray(levels.permute(1, 2, 0).numpy())
     image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
-    kinds = {"jpeg": {"quality": _LOSSY_QUALITY}, "png": {"optimize": True}}
-    if features.check("webp"):
-        kinds["webp"] = {"quality": _LOSSY_QUALITY}
-    encoded = {kind: _encode(image, kind, options) for kind, options in kinds.items()}
+    encoded = {"png": _encode(image, "png", {"optimize": True})}
+    if len(encoded["png"]) > _SMALL:
+        lossy = ("jpeg", "webp") if features.check("webp") else ("jpeg",)
+        encoded |= {kind: _encode(image, kind, {"quality": _LOSSY_QUALITY}) for kind in lossy}
     kind = min(encoded, key=lambda name: len(encoded[name]))
     return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from nl3dmm.page.markup import Element, element
 
 _WIDTH, _HEIGHT = 440, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 430, 10, 208  # of the plotted area
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 436, 10, 208  # of the plotted area
 _MAX_POINTS = 150  # per line
 _COLOURS = 8  # that the style sheet has
 
@@ -23,14 +23,15 @@ def curve_plot(curves: Mapping[str, Sequence[float]]) -> Element | None:
     steps = max(len(values) for values in curves.values())
     drawn = [value for values in curves.values() for value in values if _has_logarithm(value)]
     low, high = _range(drawn)
-    parts = [_frame(low, high, steps)]
-    for index, (name, values) in enumerate(curves.items()):
-        points = _points(values, steps, low, high)
-        line = element("path", element("title", name), d=_path(points), class_=f"line c{index % _COLOURS}")
-        parts.append(line)
+    lines = [
+        element("path", element("title", name), d=_path(_points(values, steps, low, high)), class_=_line(index))
+        for index, (name, values) in enumerate(curves.items())
+    ]
     summary = "; ".join(f"{name} {_from_to(values)}" for name, values in curves.items())
     label = f"Loss terms over {steps} steps, log scale: {summary}."
-    svg = element("svg", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label)
+    svg = element(
+        "svg", _frame(low, high, steps), *lines, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label
+    )
     rows = [_legend_row(index, name, values) for index, (name, values) in enumerate(curves.items())]
     return element("figure", element("figcaption", "Loss terms by step"), svg, element("ul", *rows, class_="legend"))
 
@@ -52,14 +53,11 @@ def _points(values: list[float], steps: int, low: float, high: float) -> list[tu
     stride = max(1, math.ceil(len(values) / _MAX_POINTS))
     kept = [index for index in range(len(values)) if (len(values) - 1 - index) % stride == 0]
     first = steps - len(values)
-    points: list[tuple[float, float] | None] = []
-    for index in kept:
-        if not _has_logarithm(values[index]):
-            points.append(None)
-            continue
-        across = (first + index) / max(steps - 1, 1)
-        points.append((_LEFT + across * (_RIGHT - _LEFT), _row(math.log10(values[index]), low, high)))
-    return points
+    columns = [_LEFT + (first + index) / max(steps - 1, 1) * (_RIGHT - _LEFT) for index in kept]
+    return [
+        (column, _row(math.log10(values[index]), low, high)) if _has_logarithm(values[index]) else None
+        for column, index in zip(columns, kept, strict=True)
+    ]
 
 
 def _row(logarithm: float, low: float, high: float) -> float:
@@ -103,9 +101,13 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _legend_row(index: int, name: str, values: list[float]) -> Element:
-    line = element("line", x1="1", x2="23", y1="5", y2="5", class_=f"line c{index % _COLOURS}")
+    line = element("line", x1="1", x2="23", y1="5", y2="5", class_=_line(index))
     swatch = element("svg", line, viewBox="0 0 24 10", class_="swatch", aria_hidden="true")
     return element("li", swatch, element("span", name), element("span", _from_to(values), class_="figures"))
+
+
+def _line(index: int) -> str:
+    return f"line c{index % _COLOURS}"
 
 
 def _from_to(values: list[float]) -> str:

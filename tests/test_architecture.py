@@ -28,6 +28,7 @@ LAYERS = (
     ("checkpoint_io", "export", "run_config"),
     ("checkpoint",),
     ("fitting", "panels"),
+    ("views",),
     ("evaluation", "reconstruction"),
     ("training", "figures", "sweeps"),
     ("train", "fit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),

@@ -14,7 +14,7 @@ from nl3dmm.errors import ConfigError, ShapeError
 Encoding = Literal["none", "srgb"]
 SH_CONSTANTS = (0.28209479177387814, 0.4886025119029199, 1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
 SH_SCALES = tuple(SH_CONSTANTS[i] for i in (0, 1, 1, 1, 2, 2, 3, 2, 4))  # basis = scale * polynomial of the normal
-Light = Float[Tensor, "3 9"] | Sequence[float] | str
+Light = Float[Tensor, "*shape"] | Sequence[float] | str  # see light_from
 NAMED_LIGHTS = {  # where the light comes from, camera frame; the zero vector: from everywhere
     "ambient": (0, 0, 0),
     "front": (0, 0, 1),

@@ -10,7 +10,7 @@ from nl3dmm.cli import Parser, report_errors
 def _parser() -> Parser:
     parser = Parser("python -m nl3dmm.fit", __doc__)
     parser.add_argument("photo", type=Path, help="JPEG, PNG or WebP file")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for panel.png, overlay.png, face.obj")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for panel.png, overlay.png, face.glb")
     parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
     parser.add_argument("--landmarks", type=Path, help="68 points: .pts, .npy or .json (default: found)")
     parser.add_argument("--box", type=float, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"), help="face box, px")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(
         f"photometric l2,1: {result.start_error:.4f} (encoder) -> {result.final_error:.4f}, "
         f"{result.seconds:.1f} s, peak memory {_peak_memory_gib():.2f} GiB\n"
-        f"panel.png, overlay.png, face.obj, face.json are in {folder}",
+        f"panel.png, overlay.png, face.glb, face.obj, face.json are in {folder}",
         highlight=False,
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from nl3dmm.data.bank import FaceBank, default_cache
@@ -23,7 +24,7 @@ DATA = Path(__file__).parents[1] / "data"
 PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"
 BOX = (179.0, 75.0, 272.0, 178.0)  # brows to chin
 STEPS = 60  # a model of 200 steps explains a real face after these
-SAVED = {"panel.png", "overlay.png", "face.obj", "face.mtl", "face.png", "face.json"}
+SAVED = {"panel.png", "overlay.png", "face.glb", "face.obj", "face.mtl", "face.png", "face.json"}
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,19 @@ def test_saved_files_are_complete(result, tmp_path):
     torch.testing.assert_close(torch.tensor(stored["landmarks"]), result.landmarks)
     assert len(stored["landmarks_3d_mm"]) == 68
     assert stored["losses"]["photo"] == result.losses["photo"]
+
+
+def test_saved_glb_is_the_fitted_face(result, tmp_path):
+    (mesh,) = trimesh.load(result.save(tmp_path / "face.glb"), process=False).geometry.values()
+    assert np.allclose(mesh.vertices, result.vertices / 1000, atol=1e-6)
+    texture = np.asarray(mesh.visual.material.baseColorTexture)
+    assert np.abs(texture / 255 - result.albedo.permute(1, 2, 0).numpy()).max() < 0.003
+
+
+def test_relit_only_the_face_changes(result):
+    relit, mask = result.relight("image_left"), drawn_mask(result)
+    torch.testing.assert_close(relit[:, ~mask], result.photo[:, ~mask], atol=2e-5, rtol=0)
+    assert float((relit - result.photo).abs()[:, mask].mean()) > 0.02
 
 
 def test_saving_twice_replaces(result, tmp_path):

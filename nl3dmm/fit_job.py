@@ -172,7 +172,8 @@ def _entry(line: Mapping[str, Any], result: Reconstruction | FitFailure) -> Repo
         "seconds": result.seconds,
         "converged": "yes" if result.converged else "no",
     }
-    mesh = ReportMesh(result.vertices, result.triangles, result.uv, result.albedo)
+    encoding = result.model.config.shading_space
+    mesh = ReportMesh(result.vertices, result.triangles, result.uv, result.albedo, result.vertex_shading, encoding)
     return ReportEntry(name, result.status, "", warned, numbers, result.panel, result.losses, mesh)
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from nl3dmm.data.crop import Crop
 from nl3dmm.geometry.camera import project, rotation_from_euler, weak_perspective, zoom
 from nl3dmm.geometry.lighting import directional_light, light_albedo, white_light
 from nl3dmm.losses.pixels import pixel_distance
@@ -15,6 +16,7 @@ from nl3dmm.render.scene import Rendering, composite, render_geometry, render_te
 from nl3dmm.types import Camera, FaceBatch
 
 _GAP = 2  # px between pictures
+_FIT_SIZE = 256  # px of each picture of a fit
 _ERROR_SCALE = 0.4  # colour distance shown at the end of the error scale
 _SUPER_SAMPLING = 2
 _FILL = 0.94  # of a picture that shows a shape alone
@@ -75,6 +77,27 @@ def model_panel(
     for vertices in (geometry.vertices_proxy, geometry.vertices_final):
         rows.append(render_geometry(vertices, face.camera, model.surface, size))
     return stack_rows(rows)
+
+
+@torch.no_grad()
+def fit_panel(
+    model: FaceModel, face: Face, geometry: Geometry, photo: Float[Tensor, "3 _ _"], crop: Crop
+) -> Float[Tensor, "3 height width"]:
+    """Photo crop, overlay, clay, and below error, albedo proxy, albedo final.
+
+    Args:
+        face: its camera projects to pixels of the crop.
+    """
+    size, factor = (_FIT_SIZE, _FIT_SIZE), _FIT_SIZE / crop.size
+    picture = replace(crop, size=_FIT_SIZE, scale=crop.scale * factor).image(photo)[None]
+    face = replace(face, camera=zoom(face.camera, factor))
+    drawn = model.render_final(face, geometry, size)
+    over = composite(drawn.images[:, 0].clamp(0, 1), picture, drawn.mask)
+    clay = render_geometry(geometry.vertices_final, face.camera, model.surface, size)
+    maps = (geometry.maps.albedo_proxy, geometry.maps.albedo_final)
+    masked = [torch.where(model.template.uv_mask, albedo, torch.ones_like(albedo)) for albedo in maps]
+    albedos = [F.interpolate(albedo, size, mode="bilinear") for albedo in masked]
+    return stack_rows([torch.cat([picture, over, clay]), torch.cat([error_picture(over, picture), *albedos])])
 
 
 @torch.no_grad()

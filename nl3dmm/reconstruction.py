@@ -12,20 +12,20 @@ from torch import Tensor
 
 from nl3dmm.data.crop import Crop
 from nl3dmm.data.images import write_png
-from nl3dmm.export import write_obj
+from nl3dmm.errors import OutputError
+from nl3dmm.export import write_glb, write_npz, write_obj, write_ply
 from nl3dmm.geometry.camera import project
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
 from nl3dmm.outputs import atomic_path, prepare_output_folder
-from nl3dmm.panels import error_picture, stack_rows
-from nl3dmm.render.scene import composite, render_geometry
+from nl3dmm.panels import fit_panel
+from nl3dmm.render.scene import composite
 from nl3dmm.render.uv import UVObservation, unwrap_photo
 from nl3dmm.types import Camera
-
-_PANEL_SIZE = 256
+from nl3dmm.views import FaceViews
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(FaceViews):
     """One fitted face. Tensors are on the CPU; pixels belong to the photo unless a name says crop."""
 
     photo: Float[Tensor, "3 height width"]
@@ -101,22 +101,7 @@ class Reconstruction:
     @cached_property
     def panel(self) -> Float[Tensor, "3 height width"]:
         """Photo crop, overlay, clay, and below error, albedo proxy, albedo final."""
-        view = replace(self.crop, size=_PANEL_SIZE, scale=self.crop.scale * _PANEL_SIZE / self.crop.size)
-        camera = view.camera_to_crop(self.camera)
-        photo = view.image(self.photo)[None]
-        face = replace(self.face, camera=camera)
-        size = (_PANEL_SIZE, _PANEL_SIZE)
-        maps = self.geometry.maps
-        with torch.no_grad():
-            drawn = self.model.render_final(face, self.geometry, size)
-            over = composite(drawn.images[:, 0].clamp(0, 1), photo, drawn.mask)
-            clay = render_geometry(self.geometry.vertices_final, camera, self.model.surface, size)
-        masked = [
-            torch.where(self.model.template.uv_mask, a, torch.ones_like(a))
-            for a in (maps.albedo_proxy, maps.albedo_final)
-        ]
-        albedos = [torch.nn.functional.interpolate(albedo, size, mode="bilinear") for albedo in masked]
-        return stack_rows([torch.cat([photo, over, clay]), torch.cat([error_picture(over, photo), *albedos])])
+        return fit_panel(self.model, self.face, self.geometry, self.photo, self.crop)
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain values."""
@@ -138,16 +123,36 @@ class Reconstruction:
             "sh_coefficients": self.face.sh_coefficients[0].tolist(),
         }
 
-    def save(self, folder: str | Path) -> Path:
-        """Write ``panel.png``, ``overlay.png``, ``face.obj`` with texture, and ``face.json``; returns the folder.
+    def save(self, path: str | Path) -> Path:
+        """Write a folder, or one file by its suffix; returns its path.
+
+        A folder gets ``panel.png``, ``overlay.png``, ``face.glb``, ``face.obj`` with texture, and ``face.json``. Files:
+        .glb (metres, with the fitted square's camera and expressions), .obj with .mtl and .png, .ply (both mm), .npz
+        (all ``arrays``), .png (the panel).
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: another suffix, or it cannot be written.
+            ShapeError: the fit is not finite.
         """
-        folder = prepare_output_folder(folder)
-        write_png(self.panel, folder / "panel.png")
+        path = Path(path)
+        view = (self.crop.size, self.crop.size)
+        writers = {
+            ".glb": lambda file: write_glb(file, self.mesh, self.face.camera, view, {"crop": vars(self.crop)}),
+            ".obj": lambda file: write_obj(file, self.vertices, self.triangles, self.uv, self.albedo),
+            ".ply": lambda file: write_ply(file, self.mesh),
+            ".npz": lambda file: write_npz(file, self.arrays()),
+            ".png": lambda file: write_png(self.panel, file),
+        }
+        if path.suffix and not path.is_dir():
+            if path.suffix.lower() not in writers:
+                kinds = ", ".join(writers)
+                raise OutputError(f"path: got {path}; expected a folder, or a file of {kinds}. Change the suffix.")
+            writers[path.suffix.lower()](path)
+            return path
+        folder = prepare_output_folder(path)
         write_png(self.overlay, folder / "overlay.png")
-        write_obj(folder / "face.obj", self.vertices, self.triangles, self.uv, self.albedo)
+        for name in ("panel.png", "face.glb", "face.obj"):
+            writers[Path(name).suffix](folder / name)
         with atomic_path(folder / "face.json") as temporary:
             temporary.write_text(json.dumps(self.summary() | {"losses": self.losses}, indent=1))
         return folder

@@ -53,6 +53,46 @@ def small_model_config():
     return ModelConfig(image_size=48, shape_latent=8, albedo_latent=8, encoder=encoder, decoder=decoder)
 
 
+@pytest.fixture(scope="session")
+def true_face(template):
+    """``true_face(camera)``: a synthetic face of quickstart size as if a perfect fit had found it in a photo.
+
+    Its 128 px picture, at half size, is a part of the photo.
+    """
+    from functools import cache
+
+    from nl3dmm.data.crop import Crop
+    from nl3dmm.model import Face, FaceModel, Geometry, ModelConfig
+    from nl3dmm.nn.encoder import EncoderConfig
+    from nl3dmm.nn.uv_decoder import DecoderConfig
+    from nl3dmm.reconstruction import Reconstruction
+    from nl3dmm.synthetic.world import SyntheticWorld, WorldConfig
+    from nl3dmm.types import Latents, UVMaps
+
+    small = EncoderConfig(width=4, stages=4), DecoderConfig(width=4, up_samplings=4)
+    model = FaceModel(ModelConfig(128, 8, 8, *small), template).eval()
+
+    @cache
+    def reconstruction(camera: str = "weak_perspective") -> Reconstruction:
+        world = SyntheticWorld(template, WorldConfig(camera=camera, noise=0.0, occlusion=0.0, yaw=25.0), 128)
+        batch = world.sample(torch.tensor([5]))
+        shape = model.surface.to_uv_map(batch.vertices - template.vertices)
+        photo = torch.nn.functional.interpolate(batch.image, scale_factor=0.5, mode="area")
+        return Reconstruction(
+            photo=torch.nn.functional.pad(photo, (20, 12, 10, 6), mode="replicate")[0],
+            crop=Crop(left=20.0, top=10.0, scale=2.0, size=128),
+            model=model,
+            face=Face(Latents(torch.zeros(1, 8), torch.zeros(1, 8)), batch.camera, batch.sh_coefficients),
+            geometry=Geometry(UVMaps(shape, shape, batch.albedo, batch.albedo), batch.vertices, batch.vertices),
+            losses={},
+            start_error=0.0,
+            final_error=0.0,
+            seconds=0.0,
+        )
+
+    return reconstruction
+
+
 @pytest.fixture
 def tetrahedron():
     """float64 vertices (batch of one) and triangles, counter-clockwise seen from outside."""

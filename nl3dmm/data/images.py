@@ -80,11 +80,19 @@ def write_png(image: Float[Tensor, "3 height width"], path: str | Path) -> None:
         ShapeError: a value is not finite.
         OutputError: the file cannot be written.
     """
+    content = png_bytes(image)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def png_bytes(image: Float[Tensor, "3 height width"]) -> bytes:
+    """What ``write_png`` writes."""
     values = image.detach().cpu().float()
     _check_finite("image", values)
     levels = (values.clamp(0, 1) * 255).round().to(torch.uint8)
-    with atomic_path(path) as temporary:
-        Image.fromarray(levels.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+    content = BytesIO()
+    Image.fromarray(levels.permute(1, 2, 0).numpy()).save(content, format="PNG")
+    return content.getvalue()
 
 
 def _name(source: str | Path | bytes) -> str:

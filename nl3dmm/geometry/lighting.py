@@ -1,15 +1,29 @@
 """Spherical-harmonics light and colour encoding."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
+
+from nl3dmm.errors import ConfigError, ShapeError
 
 Encoding = Literal["none", "srgb"]
 SH_CONSTANTS = (0.28209479177387814, 0.4886025119029199, 1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
 SH_SCALES = tuple(SH_CONSTANTS[i] for i in (0, 1, 1, 1, 2, 2, 3, 2, 4))  # basis = scale * polynomial of the normal
+Light = Float[Tensor, "*shape"] | Sequence[float] | str  # see light_from
+NAMED_LIGHTS = {  # where the light comes from, camera frame; the zero vector: from everywhere
+    "ambient": (0, 0, 0),
+    "front": (0, 0, 1),
+    "above": (0, 1, 0.5),
+    "below": (0, -1, 0.5),
+    "image_left": (-1, 0.2, 0.4),
+    "image_right": (1, 0.2, 0.4),
+}
+_AMBIENT, _DIRECTED = 0.3, 0.7  # of a light that is given by its direction
 
 
 def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
@@ -49,6 +63,35 @@ def directional_light(
     """
     bands = direction.new_tensor([math.pi] + [2 * math.pi / 3] * 3 + [math.pi / 4] * 5)
     return intensity[..., :, None] * (bands * sh_basis(direction))[..., None, :]
+
+
+def light_from(light: Light) -> Float[Tensor, "3 9"]:
+    """Coefficients of a light that is given by them, by a name of ``NAMED_LIGHTS``, or by where it comes from.
+
+    Args:
+        light: a direction (x, y, z) is in the camera frame, of any length; some even light is added, so that shadows
+            are not black.
+
+    Raises:
+        ConfigError: unknown name.
+        ShapeError: neither (3, 9) coefficients nor a direction, or not finite.
+    """
+    if isinstance(light, str):
+        if light not in NAMED_LIGHTS:
+            raise ConfigError(f"light: got {light!r}; expected one of {', '.join(NAMED_LIGHTS)}. Choose one.")
+        light = NAMED_LIGHTS[light]
+        if not any(light):
+            return white_light(1)[0]
+    values = torch.as_tensor(light, dtype=torch.float32)
+    if tuple(values.shape) not in ((3, 9), (3,)) or not values.isfinite().all() or not values.any():
+        raise ShapeError(
+            f"light: got shape {tuple(values.shape)}; expected finite (3, 9) coefficients, or a direction (x, y, z). "
+            "Give one of them or a name."
+        )
+    if values.ndim == 2:
+        return values
+    direction = F.normalize(values, dim=0)
+    return white_light(1, _AMBIENT)[0] + directional_light(direction, values.new_full((3,), _DIRECTED))
 
 
 def decode_srgb(colour: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -24,7 +24,7 @@ DATA = Path(__file__).parents[1] / "data"
 PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"
 BOX = (179.0, 75.0, 272.0, 178.0)  # brows to chin
 STEPS = 60  # a model of 200 steps explains a real face after these
-SAVED = {"panel.png", "overlay.png", "face.obj", "face.mtl", "face.png", "face.json"}
+SAVED = {"panel.png", "overlay.png", "face.glb", "face.obj", "face.mtl", "face.png", "face.json"}
 OF_THE_COMMAND = {"status.json", "report.html"}
 
 

@@ -1,4 +1,4 @@
-"""Meshes that other programs open."""
+"""Wavefront OBJ: text, with a material and a texture beside it."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nl3dmm.data.images import write_png
-from nl3dmm.errors import OutputError, ShapeError
+from nl3dmm.export.mesh import check_mesh, check_suffix
 from nl3dmm.outputs import atomic_path
 
 _MATERIAL = """newmtl face
@@ -38,25 +38,12 @@ def write_obj(
         ShapeError: a value is not finite or a triangle names a vertex that does not exist.
         OutputError: the name does not end in .obj, or a file cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".obj":
-        raise OutputError(f"path: got {path}; expected a name that ends in .obj. Add the suffix.")
-    _check_mesh(vertices, triangles, uv)
+    path = check_suffix(path, ".obj")
+    check_mesh(vertices, triangles, uv)
     texture_path, material_path = path.with_suffix(".png"), path.with_suffix(".mtl")
     write_png(texture, texture_path)
     _write_text(material_path, _MATERIAL.format(texture=texture_path.name))
     _write_text(path, _obj_text(material_path.name, vertices, triangles, uv))
-
-
-def _check_mesh(vertices: Tensor, triangles: Tensor, uv: Tensor) -> None:
-    if not (vertices.isfinite().all() and uv.isfinite().all()):
-        raise ShapeError("vertices, uv: got NaN or infinite values; expected finite ones. Check the fit.")
-    first, last = int(triangles.min()), int(triangles.max())
-    if first < 0 or last >= len(vertices):
-        raise ShapeError(
-            f"triangles: got indices from {first} to {last}; expected 0 to {len(vertices) - 1}. "
-            "Use the triangles of the same template."
-        )
 
 
 def _obj_text(material_name: str, vertices: Tensor, triangles: Tensor, uv: Tensor) -> str:

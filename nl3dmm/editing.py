@@ -9,7 +9,9 @@ import warnings
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,7 +20,7 @@ from nl3dmm.assets.unwrap import cylinder, outermost_texels
 from nl3dmm.errors import ImageError
 from nl3dmm.geometry.camera import clip_from_object, project, rotate, zoom
 from nl3dmm.geometry.lighting import Encoding, decode_srgb, directional_light, encode_srgb, shade, white_light
-from nl3dmm.geometry.uv import erode, fill_outwards, low_pass
+from nl3dmm.geometry.uv import erode, low_pass
 from nl3dmm.render.api import interpolate, rasterize
 from nl3dmm.render.normals import vertex_normals
 from nl3dmm.render.scene import Surface
@@ -96,9 +98,7 @@ def apply_sticker(face: FaceInPhoto, sticker: Sticker, light: Float[Tensor, "1 3
     return Edit(face.photo, picture, albedo[0], mask, visible)
 
 
-def lamp_light(
-    face: FaceInPhoto, direction: Float[Tensor, "3"], ambient: float = _AMBIENT
-) -> Float[Tensor, "1 3 9"]:
+def lamp_light(face: FaceInPhoto, direction: Float[Tensor, "3"], ambient: float = _AMBIENT) -> Float[Tensor, "1 3 9"]:
     """Even white light and a lamp in ``direction`` (camera frame: right, up, to the viewer), as bright as the photo's.
 
     Brightness is the mean shading of the vertices that face the viewer.
@@ -118,13 +118,17 @@ def fine_surface(template: FaceTemplate) -> Surface:
     marks = template.landmarks(template.vertices[None])[0].numpy()
     radius = torch.from_numpy(cylinder(marks).radius(template.vertices.numpy()))
     size = (rows * factor, columns * factor)
-    tables = fill_outwards(*outermost_texels(template.uv, template.triangles, radius, size))
-    return Surface(template.triangles, template.uv, size, *tables)
+    index, weights = outermost_texels(template.uv, template.triangles, radius, size)
+    rows_of, columns_of = (torch.from_numpy(axis) for axis in _nearest_true((index >= 0).numpy()))
+    return Surface(template.triangles, template.uv, size, index[rows_of, columns_of], weights[rows_of, columns_of])
 
 
-def photo_albedo(
-    face: FaceInPhoto, surface: Surface, seen: UVObservation
-) -> Float[Tensor, "1 3 rows columns"]:
+def _nearest_true(mask: Bool[ndarray, "rows columns"]) -> Int[ndarray, "2 rows columns"]:
+    """Row and column of the nearest texel in the mask."""
+    return distance_transform_edt(~mask, return_distances=False, return_indices=True)
+
+
+def photo_albedo(face: FaceInPhoto, surface: Surface, seen: UVObservation) -> Float[Tensor, "1 3 rows columns"]:
     """What the photo shows, less its shading; the estimate where the photo shows little. In linear light."""
     shown = face.to_linear(seen.colour[:, :3]) / surface.to_uv_map(face.shading(face.sh_coefficients))
     estimate = F.interpolate(face.albedo, surface.uv_size, mode="bilinear", align_corners=False)
@@ -140,9 +144,7 @@ def _unwrap(face: FaceInPhoto, surface: Surface) -> UVObservation:
     return replace(seen, visible=visible, confidence=seen.confidence * visible)
 
 
-def _check_seen(
-    face: FaceInPhoto, surface: Surface, seen: UVObservation, layer: Layer, sticker: Sticker
-) -> float:
+def _check_seen(face: FaceInPhoto, surface: Surface, seen: UVObservation, layer: Layer, sticker: Sticker) -> float:
     """Part of the sticker that is seen."""
     area = _texel_areas(face, surface) * layer.alpha[0, 0]
     height, width = sticker.sides_mm

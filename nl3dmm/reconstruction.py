@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem, load_system
 from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
 from nl3dmm.data.detection import detect_landmarks
-from nl3dmm.data.images import ImageSource, read_image, write_png
+from nl3dmm.data.images import ImageSource, read_image, read_sticker, write_png
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
+from nl3dmm.editing import Edit, FaceInPhoto, apply_sticker
 from nl3dmm.errors import BackendError, ImageError, ShapeError
 from nl3dmm.export import write_obj
 from nl3dmm.fitting import FitResult, Progress, add_albedo_detail, optimise_faces, photo_config, photometric_errors
@@ -28,6 +29,7 @@ from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import error_picture, stack_rows
 from nl3dmm.render import default_device
 from nl3dmm.render.scene import composite, render_geometry
+from nl3dmm.stickers import Sticker
 from nl3dmm.types import Camera
 
 DEFAULT_MODEL = Path("runs/default")
@@ -117,6 +119,36 @@ class Reconstruction:
         ]
         albedos = [torch.nn.functional.interpolate(albedo, size, mode="bilinear") for albedo in masked]
         return stack_rows([torch.cat([photo, over, clay]), torch.cat([error_picture(over, photo), *albedos])])
+
+    def edit_albedo(
+        self,
+        sticker: ImageSource,
+        at: str | tuple[float, float],
+        *,
+        size_mm: float = 30.0,
+        rotation: float = 0.0,
+        blend: str = "normal",
+        light: Float[Tensor, "3 9"] | None = None,
+        occluder: Bool[Tensor, "height width"] | None = None,
+    ) -> Edit:
+        """The photo with a sticker (any picture, alpha optional) on the face.
+
+        ``at``, ``size_mm``, ``rotation`` and ``blend`` are those of ``stickers.Sticker``; ``light``, spherical harmonics
+        in the camera frame, replaces the fitted one; where ``occluder`` is True something hides the face.
+
+        Raises:
+            ConfigError, ImageError, ShapeError: of ``read_sticker``, ``Sticker`` and ``apply_sticker``.
+        """
+        laid = Sticker(read_sticker(sticker).cpu(), at, size_mm, rotation, blend)
+        return apply_sticker(self.in_photo(occluder), laid, None if light is None else light[None])
+
+    def in_photo(self, occluder: Bool[Tensor, "height width"] | None = None) -> FaceInPhoto:
+        """What edits need to know of this face."""
+        albedo, encoding = self.geometry.maps.albedo_final, self.model.config.shading_space
+        light, vertices = self.face.sh_coefficients, self.geometry.vertices_final
+        return FaceInPhoto(
+            self.photo, self.model.template, vertices, self.camera, light, albedo, encoding, occluder=occluder
+        )
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain values."""

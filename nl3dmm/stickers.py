@@ -70,9 +70,7 @@ class Layer(TensorFields):
         return self.keep * albedo + self.paint
 
 
-def sticker_layer(
-    sticker: Sticker, linear: Float[Tensor, "4 _ _"], points: Float[Tensor, "1 rows columns 2"]
-) -> Layer:
+def sticker_layer(sticker: Sticker, linear: Float[Tensor, "4 _ _"], points: Float[Tensor, "1 rows columns 2"]) -> Layer:
     """What a sticker does at points of its plane (mm right and up from its middle; NaN: nothing).
 
     Args:

@@ -25,12 +25,12 @@ LAYERS = (
     ("model",),
     ("systems",),
     ("settings",),
-    ("checkpoint_io", "export", "run_config"),
+    ("checkpoint_io", "export", "run_config", "stickers"),
     ("checkpoint",),
-    ("fitting", "panels"),
+    ("fitting", "panels", "editing"),
     ("evaluation", "reconstruction"),
     ("training", "figures", "sweeps"),
-    ("train", "fit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),
+    ("train", "fit", "edit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),
 )
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 40, 8
 GIVEN_SIGNATURES = {"texture": 9}  # nvdiffrast's eight parameters, and a mask

@@ -9,7 +9,7 @@ from nl3dmm.geometry.uv import uv_grid
 
 # Weights of landmarks whose sum is a point near the place: the nearest skin of the mean face is meant.
 _MIDDLE: dict[str, dict[int, float]] = {
-    "forehead": {21: 0.5, 22: 0.5, 27: 0.6, 33: -0.6},
+    "forehead": {21: 0.5, 22: 0.5, 27: 0.45, 33: -0.45},
     "nose_bridge": {28: 1.0},
     "nose": {30: 1.0},
     "upper_lip": {33: 0.5, 51: 0.5},

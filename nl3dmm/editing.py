@@ -7,6 +7,7 @@ far as the layer keeps it. The face is never drawn anew.
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.assets.unwrap import cylinder, outermost_texels
-from nl3dmm.errors import ImageError
+from nl3dmm.errors import ConfigError, ImageError
 from nl3dmm.geometry.camera import clip_from_object, project, rotate, zoom
 from nl3dmm.geometry.lighting import Encoding, decode_srgb, directional_light, encode_srgb, shade, white_light
 from nl3dmm.geometry.uv import erode, low_pass
@@ -74,6 +75,16 @@ class Edit:
     visible: float  # part of the sticker that the photo shows
 
 
+@dataclass(frozen=True)
+class PhotoLayer:
+    """``photo' = keep * photo + paint`` in linear light, for a part of the photo."""
+
+    part: tuple[slice, slice]  # rows, columns
+    keep: Float[Tensor, "3 rows columns"]
+    paint: Float[Tensor, "3 rows columns"]
+    mask: Bool[Tensor, "rows columns"]  # where it changes the photo
+
+
 @torch.no_grad()
 def apply_sticker(face: FaceInPhoto, sticker: Sticker, light: Float[Tensor, "1 3 9"] | None = None) -> Edit:
     """Lay a sticker on the albedo and show it in the photo, under the estimated light or a new one.
@@ -94,7 +105,7 @@ def apply_sticker(face: FaceInPhoto, sticker: Sticker, light: Float[Tensor, "1 3
     on_map = sticker_layer(sticker, _prepared(face, sticker, min(surface.uv_size)), points)
     visible = _check_seen(face, surface, seen, on_map, sticker)
     albedo = face.from_linear(on_map.on(photo_albedo(face, surface, seen))).clamp(0, 1)
-    picture, mask = _in_photo(face, sticker, plane, light)
+    picture, mask = _edited(face, photo_layer(face, sticker, plane, light))
     return Edit(face.photo, picture, albedo[0], mask, visible)
 
 
@@ -102,8 +113,14 @@ def lamp_light(face: FaceInPhoto, direction: Float[Tensor, "3"], ambient: float 
     """Even white light and a lamp in ``direction`` (camera frame: right, up, to the viewer), as bright as the photo's.
 
     Brightness is the mean shading of the vertices that face the viewer.
+
+    Raises:
+        ConfigError: the direction has no length.
     """
-    towards = direction / direction.norm().clamp_min(1e-6)
+    length = direction.norm()
+    if not (length.isfinite() and length > 0):
+        raise ConfigError(f"light: got direction {direction.tolist()}; expected finite numbers, not all 0. Give one.")
+    towards = direction / length
     lamp = (1 - ambient) * directional_light(towards[None], torch.ones(1, 3)) + white_light(1, ambient)
     normals = rotate(face.camera, vertex_normals(face.vertices, face.template.triangles))[0]
     front = normals[:, 2] > 0
@@ -111,8 +128,9 @@ def lamp_light(face: FaceInPhoto, direction: Float[Tensor, "3"], ambient: float 
     return lamp * (old / new)
 
 
+@lru_cache(maxsize=2)
 def fine_surface(template: FaceTemplate) -> Surface:
-    """The template's surface with texels of less than half a millimetre."""
+    """The template's surface with texels of less than half a millimetre; kept for the next call."""
     rows, columns = template.uv_size
     factor = -(-_FINE_ROWS // rows)
     marks = template.landmarks(template.vertices[None])[0].numpy()
@@ -170,48 +188,65 @@ def _texel_areas(face: FaceInPhoto, surface: Surface) -> Float[Tensor, "rows col
     return torch.linalg.cross(down, right).norm(dim=-1)
 
 
-def _in_photo(
-    face: FaceInPhoto, sticker: Sticker, plane: Float[Tensor, "vertices 2"], light: Float[Tensor, "1 3 9"] | None
-) -> tuple[Float[Tensor, "3 height width"], Bool[Tensor, "height width"]]:
-    """The edited photo and where it was edited, from several samples per pixel of the part that may change."""
+def photo_layer(
+    face: FaceInPhoto,
+    sticker: Sticker,
+    plane: Float[Tensor, "vertices 2"],
+    light: Float[Tensor, "1 3 9"] | None = None,
+) -> PhotoLayer:
+    """A sticker as the photo shows it, under the estimated light or a new one; several samples per pixel.
+
+    Args:
+        plane: as ``sticker_plane`` gives it.
+    """
     height, width = face.photo.shape[1:]
     reached = plane.isfinite().all(1) if light is None else torch.ones_like(plane[:, 0], dtype=torch.bool)
     pixels, _ = project(face.camera, face.vertices[:, reached])
-    left, top = pixels[0].amin(0).floor().int().clamp_min(0).tolist()
-    right, bottom = pixels[0].amax(0).ceil().int().tolist()
-    right, bottom = min(right, width), min(bottom, height)
-    if right <= left or bottom <= top:
-        return face.photo, torch.zeros(height, width, dtype=torch.bool)
-    size = (bottom - top, right - left)
+    left, top = pixels[0].amin(0).floor().long().clamp_min(0).tolist()
+    right, bottom = pixels[0].amax(0).ceil().long().minimum(torch.tensor([width, height])).tolist()
+    size = (max(bottom - top, 1), max(right - left, 1))
+    part = (slice(top, top + size[0]), slice(left, left + size[1]))
     samples = min(max(int((_MOST_POINTS / (size[0] * size[1])) ** 0.5), 1), _MOST_SAMPLES)
     view = zoom(face.camera, samples, face.vertices.new_tensor([left, top]))
     keep, paint, touched = _factors(face, sticker, plane, light, view, (size[0] * samples, size[1] * samples))
-    keep, paint = F.avg_pool2d(keep, samples)[0], F.avg_pool2d(paint, samples)[0]
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    part = (slice(top, bottom), slice(left, right))
-    mask[part] = F.max_pool2d(touched.float(), samples)[0, 0] > 0
+    mask = F.max_pool2d(touched.float(), samples)[0, 0] > 0
     if face.occluder is not None:
-        mask &= ~face.occluder
-    picture = face.photo.clone()
-    old = face.photo[:, part[0], part[1]]
-    new = face.from_linear(keep * face.to_linear(old) + paint).clamp(0, 1)
-    picture[:, part[0], part[1]] = torch.where(mask[part], new, old)
+        mask &= ~face.occluder[part]
+    return PhotoLayer(part, F.avg_pool2d(keep, samples)[0], F.avg_pool2d(paint, samples)[0], mask)
+
+
+def _edited(
+    face: FaceInPhoto, layer: PhotoLayer
+) -> tuple[Float[Tensor, "3 height width"], Bool[Tensor, "height width"]]:
+    """The photo with a layer on it, and where that is."""
+    picture, mask = face.photo.clone(), torch.zeros_like(face.photo[0], dtype=torch.bool)
+    old = picture[:, layer.part[0], layer.part[1]]
+    new = face.from_linear(layer.keep * face.to_linear(old) + layer.paint).clamp(0, 1)
+    picture[:, layer.part[0], layer.part[1]] = torch.where(layer.mask, new, old)
+    mask[layer.part] = layer.mask
     return picture, mask
 
 
-def _factors(face, sticker, plane, light, view: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """``keep`` and lit ``paint`` at samples of the photo, and where they change it."""
+def _factors(
+    face: FaceInPhoto,
+    sticker: Sticker,
+    plane: Float[Tensor, "vertices 2"],
+    light: Float[Tensor, "1 3 9"] | None,
+    view: Camera,
+    size: tuple[int, int],
+) -> tuple[Float[Tensor, "1 3 rows columns"], Float[Tensor, "1 3 rows columns"], Bool[Tensor, "1 1 rows columns"]]:
+    """``keep`` and lit ``paint`` at the pixels of a view, and where they change it."""
     triangles = face.template.triangles
     fragments, _ = rasterize(None, clip_from_object(view, face.vertices, size), triangles, size)
-    covered = (fragments[..., 3] > 0)[:, None]
-    relit = face.vertices.new_ones(1, len(plane), 3) if light is None else _relighting(face, light)
-    values = [plane[None].nan_to_num(_far(sticker)), face.shading(face.sh_coefficients), relit]
+    covered = fragments[..., 3] > 0
+    factors = torch.ones_like(face.vertices) if light is None else _relighting(face, light)
+    values = [plane[None].nan_to_num(_far(sticker)), face.shading(face.sh_coefficients), factors]
     drawn, _ = interpolate(torch.cat(values, -1), fragments, triangles)
-    points = torch.where(covered[:, 0, :, :, None], drawn[..., :2], torch.nan)
-    unit = float(view.scale[0]) * sticker.size_mm  # samples along the sticker
-    layer = sticker_layer(sticker, _prepared(face, sticker, int(unit) + 1), points)
-    shading, factor = drawn[..., 2:5].permute(0, 3, 1, 2), drawn[..., 5:].permute(0, 3, 1, 2)
-    factor = torch.where(covered, factor, 1)
+    points = drawn[..., :2].masked_fill(~covered[..., None], torch.nan)
+    along = int(float(view.scale[0]) * sticker.size_mm) + 1  # pixels
+    layer = sticker_layer(sticker, _prepared(face, sticker, along), points)
+    shading, factor = drawn[..., 2:].permute(0, 3, 1, 2).split(3, 1)
+    factor = torch.where(covered[:, None], factor, 1)
     touched = (layer.alpha > 0) | (factor != 1).any(1, keepdim=True)
     return layer.keep * factor, layer.paint * shading * factor, touched
 

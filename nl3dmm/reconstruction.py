@@ -125,16 +125,16 @@ class Reconstruction:
         sticker: ImageSource,
         at: str | tuple[float, float],
         *,
-        size_mm: float = 30.0,
-        rotation: float = 0.0,
+        size_mm: float | int = 30.0,
+        rotation: float | int = 0.0,
         blend: str = "normal",
         light: Float[Tensor, "3 9"] | None = None,
         occluder: Bool[Tensor, "height width"] | None = None,
     ) -> Edit:
         """The photo with a sticker (any picture, alpha optional) on the face.
 
-        ``at``, ``size_mm``, ``rotation`` and ``blend`` are those of ``stickers.Sticker``; ``light``, spherical harmonics
-        in the camera frame, replaces the fitted one; where ``occluder`` is True something hides the face.
+        ``at``, ``size_mm``, ``rotation`` and ``blend`` are those of ``stickers.Sticker``; ``light``, in spherical
+        harmonics of the camera frame, replaces the fitted one; where ``occluder`` is True something hides the face.
 
         Raises:
             ConfigError, ImageError, ShapeError: of ``read_sticker``, ``Sticker`` and ``apply_sticker``.

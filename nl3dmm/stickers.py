@@ -33,10 +33,10 @@ _STAR_INNER = 0.42  # radius of the notches over that of the points
 class Sticker:
     """A picture and how it lies on a face."""
 
-    picture: Float[Tensor, "4 _ _"]  # RGBA in [0, 1], colours not multiplied by alpha
+    picture: Float[Tensor, "channels height width"]  # RGBA in [0, 1], colours not multiplied by alpha
     at: str | tuple[float, float]  # a name in ``assets.places.PLACES`` or a UV point
-    size_mm: float = 30.0  # longer side, on the surface
-    rotation: float = 0.0  # degrees about the surface normal, counter-clockwise for the viewer; 0: up is the face's up
+    size_mm: float | int = 30.0  # longer side, on the surface
+    rotation: float | int = 0.0  # degrees about the surface normal, counter-clockwise for the viewer; 0: upright
     blend: str = "normal"  # one of ``Blend``
 
     def __post_init__(self) -> None:

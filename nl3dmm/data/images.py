@@ -40,7 +40,8 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Float[Tenso
 
     Args:
         source: JPEG, PNG or WebP file (path or bytes); a Pillow image; an array or tensor (H, W), (H, W, 3), (H, W, 4),
-            (3, H, W) or (4, H, W), uint8 or uint16 over their full range, or float in [0, 1]. A tensor stays on its device.
+            (3, H, W) or (4, H, W), uint8 or uint16 over their full range, or float in [0, 1]. A tensor stays on
+            its device.
         max_pixels: larger files are refused from their header, before they are decoded.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from nl3dmm.data import images
-from nl3dmm.data.images import image_size, read_image, write_png
+from nl3dmm.data.images import image_size, read_image, read_sticker, write_png
 from nl3dmm.errors import ImageError, OutputError, ShapeError
 
 ASTRONAUT = Path(__file__).parents[1] / "data" / "astronaut.jpg"
@@ -122,6 +122,19 @@ def test_transparency_lies_on_white(pixels):
     torch.testing.assert_close(image[:, 20:], torch.cat([opaque[:, 20:30] * 0.2 + 0.8, opaque[:, 30:]], dim=1))
     torch.testing.assert_close(read_image(rgba), image)
     torch.testing.assert_close(read_image(rgba.astype(np.float64) / 255), image)
+
+
+def test_stickers_keep_their_transparency(pixels):
+    rgba = np.concatenate([pixels, np.full((40, 48, 1), 255, np.uint8)], axis=2)
+    rgba[:20, :, 3] = 51
+    expected = torch.from_numpy(rgba).permute(2, 0, 1) / 255
+    for source in (encode(Image.fromarray(rgba), "PNG"), Image.fromarray(rgba), rgba, expected):
+        torch.testing.assert_close(read_sticker(source), expected)
+    opaque = read_sticker(encode(Image.fromarray(pixels), "PNG"))
+    assert torch.equal(opaque[:3], expected[:3])
+    assert (opaque[3] == 1).all()
+    with pytest.raises(ShapeError, match="sticker: got NaN"):
+        read_sticker(torch.full((4, 40, 48), torch.nan))
 
 
 def test_transparent_palette_and_grey_alpha(pixels):

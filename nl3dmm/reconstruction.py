@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nl3dmm.data.crop import Crop
-from nl3dmm.data.images import write_png
+from nl3dmm.data.images import ImageSource, read_sticker, write_png
+from nl3dmm.editing import Edit, FaceInPhoto, apply_sticker
 from nl3dmm.errors import OutputError
 from nl3dmm.export import write_glb, write_npz, write_obj, write_ply
 from nl3dmm.geometry.camera import project
@@ -20,6 +21,7 @@ from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import fit_panel
 from nl3dmm.render.scene import composite
 from nl3dmm.render.uv import UVObservation, unwrap_photo
+from nl3dmm.stickers import Sticker
 from nl3dmm.types import Camera
 from nl3dmm.views import FaceViews
 
@@ -102,6 +104,36 @@ class Reconstruction(FaceViews):
     def panel(self) -> Float[Tensor, "3 height width"]:
         """Photo crop, overlay, clay, and below error, albedo proxy, albedo final."""
         return fit_panel(self.model, self.face, self.geometry, self.photo, self.crop)
+
+    def edit_albedo(
+        self,
+        sticker: ImageSource,
+        at: str | tuple[float, float],
+        *,
+        size_mm: float | int = 30.0,
+        rotation: float | int = 0.0,
+        blend: str = "normal",
+        light: Float[Tensor, "3 9"] | None = None,
+        occluder: Bool[Tensor, "height width"] | None = None,
+    ) -> Edit:
+        """The photo with a sticker (any picture, alpha optional) on the face.
+
+        ``at``, ``size_mm``, ``rotation`` and ``blend`` are those of ``stickers.Sticker``; ``light``, in spherical
+        harmonics of the camera frame, replaces the fitted one; where ``occluder`` is True something hides the face.
+
+        Raises:
+            ConfigError, ImageError, ShapeError: of ``read_sticker``, ``Sticker`` and ``apply_sticker``.
+        """
+        laid = Sticker(read_sticker(sticker).cpu(), at, size_mm, rotation, blend)
+        return apply_sticker(self.in_photo(occluder), laid, None if light is None else light[None])
+
+    def in_photo(self, occluder: Bool[Tensor, "height width"] | None = None) -> FaceInPhoto:
+        """What edits need to know of this face."""
+        albedo, encoding = self.geometry.maps.albedo_final, self.model.config.shading_space
+        light, vertices = self.face.sh_coefficients, self.geometry.vertices_final
+        return FaceInPhoto(
+            self.photo, self.model.template, vertices, self.camera, light, albedo, encoding, occluder=occluder
+        )
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as plain values."""

@@ -25,15 +25,15 @@ LAYERS = (
     ("model",),
     ("systems",),
     ("settings",),
-    ("checkpoint_io", "export", "report", "run_config"),
+    ("checkpoint_io", "export", "report", "run_config", "stickers"),
     ("checkpoint",),
-    ("fitting", "panels", "located_face"),
+    ("fitting", "panels", "located_face", "editing"),
     ("views",),
     ("evaluation", "reconstruction"),
     ("photo_fitting",),
     ("fit_job",),
     ("training", "figures", "sweeps"),
-    ("train", "fit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),
+    ("train", "fit", "edit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),
 )
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 40, 8
 GIVEN_SIGNATURES = {"texture": 9}  # nvdiffrast's eight parameters, and a mask

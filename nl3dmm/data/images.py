@@ -39,25 +39,31 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Float[Tenso
     """Read a photo as RGB in [0, 1], upright, transparency on white; embedded colour profiles are ignored.
 
     Args:
-        source: JPEG, PNG or WebP file (path or bytes); a Pillow image; an array or tensor (H, W), (H, W, 3), (H, W, 4)
-            or (3, H, W), uint8 or uint16 over their full range, or float in [0, 1]. A tensor stays on its device.
+        source: JPEG, PNG or WebP file (path or bytes); a Pillow image; an array or tensor (H, W), (H, W, 3), (H, W, 4),
+            (3, H, W) or (4, H, W), uint8 or uint16 over their full range, or float in [0, 1]. A tensor stays on
+            its device.
         max_pixels: larger files are refused from their header, before they are decoded.
 
     Raises:
         ImageError: not an image, damaged, too large, smaller than 32 px, or values outside the range.
         ShapeError: an array's shape or dtype is not in the list, or it has non-finite values.
     """
-    if isinstance(source, np.ndarray | Tensor):
-        return _from_array(source)
-    if isinstance(source, Image.Image):
-        _check_pixels("image", source.size, max_pixels)
-        with _decoding("image"):
-            pixels = _decode(source)
-        return _from_array(pixels)
-    name = _name(source)
-    with _open(source) as stream, _decoding(name):
-        pixels = _decode(_read_header(stream, name, max_pixels))
-    return _from_array(pixels, name)
+    values = _read(source, "image", max_pixels)
+    color, alpha = values[:3], values[3:]
+    return (color * alpha + (1 - alpha) if len(alpha) else color).contiguous()
+
+
+def read_sticker(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Float[Tensor, "4 height width"]:
+    """Read a picture as RGBA in [0, 1], colours not multiplied by alpha; opaque where the source has no alpha.
+
+    Args:
+        source: as of ``read_image``.
+
+    Raises:
+        ImageError, ShapeError: as of ``read_image``.
+    """
+    values = _read(source, "sticker", max_pixels)
+    return values if len(values) == 4 else torch.cat([values, torch.ones_like(values[:1])])
 
 
 def image_size(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -93,6 +99,21 @@ def png_bytes(image: Float[Tensor, "3 height width"]) -> bytes:
     content = BytesIO()
     Image.fromarray(levels.permute(1, 2, 0).numpy()).save(content, format="PNG")
     return content.getvalue()
+
+
+def _read(source: ImageSource, name: str, max_pixels: int) -> Float[Tensor, "_ height width"]:
+    """RGB, or RGBA where the source has transparency."""
+    if isinstance(source, np.ndarray | Tensor):
+        return _from_array(source, name)
+    if isinstance(source, Image.Image):
+        _check_pixels(name, source.size, max_pixels)
+        with _decoding(name):
+            pixels = _decode(source)
+        return _from_array(pixels, name)
+    name = _name(source)
+    with _open(source) as stream, _decoding(name):
+        pixels = _decode(_read_header(stream, name, max_pixels))
+    return _from_array(pixels, name)
 
 
 def _name(source: str | Path | bytes) -> str:
@@ -177,17 +198,17 @@ def _decode(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
-def _from_array(source: np.ndarray | Tensor, name: str = "image") -> Float[Tensor, "3 height width"]:
+def _from_array(source: np.ndarray | Tensor, name: str) -> Float[Tensor, "_ height width"]:
     dtype = source.dtype.name if isinstance(source, np.ndarray) else str(source.dtype).removeprefix("torch.")
     if dtype not in _FULL_SCALE:
         raise ShapeError(
             f"{name}: got dtype {dtype}; expected uint8, uint16 or float in [0, 1]. Convert it to one of these."
         )
     shape = tuple(source.shape)
-    planar = len(shape) == 3 and shape[0] == 3 and shape[2] not in (3, 4)
+    planar = len(shape) == 3 and shape[0] in (3, 4) and shape[2] not in (3, 4)
     if not planar and not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
         raise ShapeError(
-            f"{name}: got shape {shape}; expected one image (H, W), (H, W, 3), (H, W, 4) or (3, H, W). "
+            f"{name}: got shape {shape}; expected one image (H, W), (H, W, 3), (H, W, 4), (3, H, W), (4, H, W). "
             "Pass the images of a batch one at a time."
         )
     _check_side(name, shape[1:] if planar else shape[:2])
@@ -195,11 +216,7 @@ def _from_array(source: np.ndarray | Tensor, name: str = "image") -> Float[Tenso
     values = _check_range(name, array / _FULL_SCALE[dtype])
     if values.ndim == 2:
         return values.expand(3, -1, -1).contiguous()
-    if planar:
-        return values
-    values = values.permute(2, 0, 1)
-    color, alpha = values[:3], values[3:]
-    return (color * alpha + (1 - alpha) if len(alpha) else color).contiguous()
+    return values if planar else values.permute(2, 0, 1)
 
 
 def _check_range(name: str, values: Tensor) -> Tensor:

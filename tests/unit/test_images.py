@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from nl3dmm.data import images
-from nl3dmm.data.images import image_size, read_image, write_png
+from nl3dmm.data.images import image_size, read_image, read_sticker, write_png
 from nl3dmm.errors import ImageError, OutputError, ShapeError
 
 ASTRONAUT = Path(__file__).parents[1] / "data" / "astronaut.jpg"
@@ -124,6 +124,19 @@ def test_transparency_lies_on_white(pixels):
     torch.testing.assert_close(read_image(rgba.astype(np.float64) / 255), image)
 
 
+def test_stickers_keep_their_transparency(pixels):
+    rgba = np.concatenate([pixels, np.full((40, 48, 1), 255, np.uint8)], axis=2)
+    rgba[:20, :, 3] = 51
+    expected = torch.from_numpy(rgba).permute(2, 0, 1) / 255
+    for source in (encode(Image.fromarray(rgba), "PNG"), Image.fromarray(rgba), rgba, expected):
+        torch.testing.assert_close(read_sticker(source), expected)
+    opaque = read_sticker(encode(Image.fromarray(pixels), "PNG"))
+    assert torch.equal(opaque[:3], expected[:3])
+    assert (opaque[3] == 1).all()
+    with pytest.raises(ShapeError, match="sticker: got NaN"):
+        read_sticker(torch.full((4, 40, 48), torch.nan))
+
+
 def test_transparent_palette_and_grey_alpha(pixels):
     palette = Image.fromarray(pixels).quantize(16)
     index = int(np.asarray(palette)[0, 0])
@@ -160,7 +173,7 @@ def test_tensor_is_detached_and_not_changed(pixels):
     assert torch.equal(source, before)
 
 
-@pytest.mark.parametrize("shape", [(), (40,), (1, 3, 40, 48), (1, 40, 48), (40, 48, 2), (4, 40, 48)])
+@pytest.mark.parametrize("shape", [(), (40,), (1, 3, 40, 48), (1, 40, 48), (40, 48, 2), (5, 40, 48)])
 def test_wrong_shape(shape):
     with pytest.raises(ShapeError, match=r"image: got shape .*; expected one image \(H, W\).*one at a time"):
         read_image(np.zeros(shape, np.float32))

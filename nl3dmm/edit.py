@@ -1,0 +1,131 @@
+"""``python -m nl3dmm.edit PHOTO --sticker STAR.png --at left_cheek -o OUT``: a sticker on the face of a photo.
+
+The face is fitted, the sticker laid on its albedo and shown under the light of the photo, or under a new one. The photo
+is changed nowhere else.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nl3dmm.cli import Parser, report_errors
+from nl3dmm.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from nl3dmm.editing import Edit
+    from nl3dmm.reconstruction import Reconstruction
+    from nl3dmm.stickers import Sticker
+
+_STAR = "star"
+
+
+def _parser() -> Parser:
+    parser = Parser("python -m nl3dmm.edit", __doc__)
+    parser.add_argument("photo", type=Path, help="JPEG, PNG or WebP file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for edited.png, albedo.png, mask.png")
+    parser.add_argument("--sticker", default=_STAR, help="picture, with alpha or without, or 'star' (default: star)")
+    parser.add_argument(
+        "--at", required=True, help="left_cheek (the subject's left), forehead, chin, nose, ..., or a UV point: 0.7,0.5"
+    )
+    parser.add_argument("--size", type=float, default=30, metavar="MM", help="longer side on the skin (default: 30)")
+    parser.add_argument("--rotation", type=float, default=0, metavar="DEGREES", help="counter-clockwise (default: 0)")
+    parser.add_argument("--blend", default="normal", help="normal, multiply or screen (default: normal)")
+    parser.add_argument(
+        "--light",
+        type=float,
+        nargs=3,
+        metavar=("RIGHT", "UP", "FRONT"),
+        help="a lamp in this direction from the face lights it instead, as seen in the photo: 1 0 1 is right and front",
+    )
+    parser.add_argument(
+        "--occluder", type=Path, help="picture as large as the photo, white where something hides the face"
+    )
+    parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
+    parser.add_argument("--landmarks", type=Path, help="68 points: .pts, .npy or .json (default: found)")
+    parser.add_argument("--box", type=float, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"), help="face box, px")
+    parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return parser
+
+
+@report_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse(arguments)
+    from rich.console import Console
+
+    from nl3dmm.data.images import read_sticker
+    from nl3dmm.outputs import prepare_output_folder
+    from nl3dmm.photo_fitting import fit_latent
+    from nl3dmm.stickers import Sticker, star
+
+    console = Console()
+    folder = prepare_output_folder(options.output)
+    picture = star() if options.sticker == _STAR else read_sticker(options.sticker)
+    sticker = Sticker(picture, _place(options.at), options.size, options.rotation, options.blend)  # checked first
+    face = fit_latent(
+        options.photo,
+        model=options.model,
+        landmarks=options.landmarks,
+        box=options.box,
+        steps=options.steps,
+        device=options.device,
+    )
+    edit = _edit(face, sticker, options)
+    _save(edit, sticker, folder)
+    console.print(
+        f"{int(edit.mask.sum())} pixels edited, {100 * edit.visible:.0f} % of the sticker seen\n"
+        f"edited.png, albedo.png, mask.png, edit.json are in {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _place(text: str) -> str | tuple[float, float]:
+    """A name, or a UV point where there is a comma."""
+    if "," not in text:
+        return text
+    try:
+        u, v = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--at: got {text!r}; expected a place or U,V. Give, for instance, 0.7,0.5.") from None
+    return u, v
+
+
+def _edit(face: "Reconstruction", sticker: "Sticker", options: Any) -> "Edit":
+    import torch
+
+    from nl3dmm.data.images import read_image
+    from nl3dmm.editing import apply_sticker, lamp_light
+
+    occluder = None
+    if options.occluder is not None:
+        occluder = read_image(options.occluder).mean(0) > 0.5
+        size, expected = tuple(occluder.shape), tuple(face.photo.shape[1:])
+        if size != expected:
+            raise ImageError(
+                f"--occluder: got {size[1]} x {size[0]} px; expected {expected[1]} x {expected[0]}, as the photo. "
+                "Draw it on the photo."
+            )
+    scene = face.in_photo(occluder)
+    light = None if options.light is None else lamp_light(scene, torch.tensor(options.light))
+    return apply_sticker(scene, sticker, light)
+
+
+def _save(edit: "Edit", sticker: "Sticker", folder: Path) -> None:
+    from nl3dmm.data.images import write_png
+    from nl3dmm.outputs import atomic_path
+
+    write_png(edit.picture, folder / "edited.png")
+    write_png(edit.albedo, folder / "albedo.png")
+    write_png(edit.mask.float().expand(3, -1, -1), folder / "mask.png")
+    facts = {"at": sticker.at, "size_mm": sticker.size_mm, "rotation": sticker.rotation, "blend": sticker.blend}
+    facts |= {"pixels": int(edit.mask.sum()), "visible": round(edit.visible, 4)}
+    with atomic_path(folder / "edit.json") as temporary:
+        temporary.write_text(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -63,9 +63,7 @@ class ReportEntry:
     status: str  # "ok", or a failure such as "no_face"
     message: str = ""  # what went wrong, in plain words
     warnings: tuple[str, ...] = ()
-    numbers: Mapping[str, float | int | str] = field(
-        default_factory=dict
-    )  # label -> value; the columns of the overview
+    numbers: Mapping[str, float | int | str] = field(default_factory=dict)  # label -> value, a column of the overview
     panel: Float[Tensor, "3 height width"] | None = None  # [0, 1]
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)  # term -> value per step; all end together
     mesh: ReportMesh | None = None

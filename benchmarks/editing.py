@@ -34,9 +34,9 @@ from nl3dmm.data.truth import TruthFaces
 from nl3dmm.editing import FaceInPhoto, apply_sticker, fine_surface, photo_layer
 from nl3dmm.errors import ImageError
 from nl3dmm.evaluation.accuracy import Protocol, test_world
+from nl3dmm.fitting.photos import fit_latent
 from nl3dmm.geometry.camera import zoom
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
-from nl3dmm.photo_fitting import fit_latent
 from nl3dmm.render.scene import render_textures
 from nl3dmm.stickers import Sticker, star, sticker_layer, sticker_plane
 from nl3dmm.synthetic.world import SyntheticWorld

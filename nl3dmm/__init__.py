@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nl3dmm.data.images import read_image
     from nl3dmm.data.landmark_files import read_landmarks
     from nl3dmm.errors import Nl3dmmError
-    from nl3dmm.photo_fitting import FitFailure, PhotoInput, fit_latent
+    from nl3dmm.fitting.photos import FitFailure, PhotoInput, fit_latent
     from nl3dmm.reconstruction import Reconstruction
 
 try:
@@ -26,11 +26,11 @@ except PackageNotFoundError:  # a source tree that was never installed
 # Imported on first use: torch and lightning take seconds, and `import nl3dmm` should not.
 _PUBLIC = {
     "FaceTemplate": "nl3dmm.assets.template",
-    "FitFailure": "nl3dmm.photo_fitting",
+    "FitFailure": "nl3dmm.fitting.photos",
     "Nl3dmmError": "nl3dmm.errors",
-    "PhotoInput": "nl3dmm.photo_fitting",
+    "PhotoInput": "nl3dmm.fitting.photos",
     "Reconstruction": "nl3dmm.reconstruction",
-    "fit_latent": "nl3dmm.photo_fitting",
+    "fit_latent": "nl3dmm.fitting.photos",
     "load_system": "nl3dmm.checkpoint",
     "load_template": "nl3dmm.assets.load",
     "read_image": "nl3dmm.data.images",

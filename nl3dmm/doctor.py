@@ -75,8 +75,8 @@ def _weights() -> dict[str, str]:
     import warnings
 
     from nl3dmm.checkpoint import find_checkpoint
+    from nl3dmm.fitting.photos import DEFAULT_MODEL
     from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
-    from nl3dmm.photo_fitting import DEFAULT_MODEL
 
     def vgg() -> str:
         with warnings.catch_warnings():

@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from nl3dmm.data.images import read_sticker
+    from nl3dmm.fitting.photos import fit_latent
     from nl3dmm.outputs import prepare_output_folder
-    from nl3dmm.photo_fitting import fit_latent
     from nl3dmm.stickers import Sticker, star
 
     console = Console()

@@ -36,9 +36,9 @@ def _parser() -> Parser:
 @report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse(arguments)
-    from nl3dmm.fit_job import FitJob, find_photos
+    from nl3dmm.fitting.job import FitJob, find_photos
+    from nl3dmm.fitting.photos import FitPlan, load_model
     from nl3dmm.outputs import prepare_output_folder
-    from nl3dmm.photo_fitting import FitPlan, load_model
 
     plan = FitPlan(options.steps, tuple(options.shared))
     photos = find_photos(options.photos, options.frames, options.landmarks, options.box, options.mask)

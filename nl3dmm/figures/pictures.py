@@ -14,7 +14,7 @@ from nl3dmm.errors import ConfigError
 from nl3dmm.evaluation.disentangle import hidden_skin
 from nl3dmm.evaluation.representation import fit_texture, known, texture_l21
 from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, sheet
-from nl3dmm.fitting import FitConfig, FitTarget, optimise_faces, photo_config
+from nl3dmm.fitting.optimise import FitConfig, FitTarget, optimise_faces, photo_config
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
 from nl3dmm.losses.shape import residual_soft_symmetry
 from nl3dmm.model import Face, FaceModel, Geometry

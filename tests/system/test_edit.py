@@ -11,7 +11,7 @@ from PIL import Image
 from nl3dmm.data.images import read_image, read_sticker, write_png
 from nl3dmm.edit import main
 from nl3dmm.errors import ConfigError, ImageError
-from nl3dmm.photo_fitting import fit_latent
+from nl3dmm.fitting.photos import fit_latent
 from nl3dmm.stickers import star
 
 DATA = Path(__file__).parents[1] / "data"

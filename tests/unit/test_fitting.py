@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nl3dmm.errors import ConfigError
-from nl3dmm.fitting import FitConfig, FitTarget, optimise_faces, photo_config
+from nl3dmm.fitting.optimise import FitConfig, FitTarget, optimise_faces, photo_config
 from nl3dmm.model import FaceModel
 from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
 

@@ -18,7 +18,8 @@ from nl3dmm.config import check_range
 from nl3dmm.data.crop import hull_mask
 from nl3dmm.data.images import ImageSource
 from nl3dmm.errors import BackendError, Nl3dmmError, ShapeError
-from nl3dmm.fitting import (
+from nl3dmm.fitting.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face
+from nl3dmm.fitting.optimise import (
     FitResult,
     FitTarget,
     Progress,
@@ -27,7 +28,6 @@ from nl3dmm.fitting import (
     photo_config,
     photometric_errors,
 )
-from nl3dmm.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face
 from nl3dmm.model import Face, FaceModel
 from nl3dmm.reconstruction import Reconstruction
 from nl3dmm.render import default_device

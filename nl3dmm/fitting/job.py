@@ -16,10 +16,10 @@ from nl3dmm.data.folders import list_photos
 from nl3dmm.data.images import read_image
 from nl3dmm.data.video import is_video, read_frames
 from nl3dmm.errors import ImageError
-from nl3dmm.located_face import Box, PhotoInput
+from nl3dmm.fitting.located_face import Box, PhotoInput
+from nl3dmm.fitting.photos import BATCH, FitFailure, FitPlan, fit_located, locate_faces
 from nl3dmm.machine import peak_memory_gib
 from nl3dmm.outputs import atomic_path
-from nl3dmm.photo_fitting import BATCH, FitFailure, FitPlan, fit_located, locate_faces
 from nl3dmm.reconstruction import Reconstruction
 from nl3dmm.report import ReportEntry, ReportMesh, write_report
 

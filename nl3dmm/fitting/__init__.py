@@ -1,0 +1,1 @@
+"""Faces out of photos: locate, optimise, and the work of the fit command."""

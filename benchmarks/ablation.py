@@ -1,5 +1,7 @@
 """``python -m benchmarks.ablation SWEEP...``: measurements of sweeps beside the paper's, in ``results/ablation.*``.
 
+``ablation_without_base.*`` are of decoders that start as nothing, as the paper's (``--name`` wrote them).
+
 Before it: ``python -m nl3dmm.sweep configs/sweep/ablation.yaml``. Measurements on other data than the synthetic world
 (``python -m nl3dmm.evaluate texture RUN --data FOLDER``) are found where they are stored, beside the checkpoints.
 """
@@ -94,14 +96,16 @@ def _mean(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
     parser.add_argument("sweep", nargs="+", type=Path, help="folders of finished sweeps")
-    sweeps = parser.parse_args().sweep
+    parser.add_argument("--name", default="ablation", help="of the files in benchmarks/results (default: ablation)")
+    options = parser.parse_args()
+    sweeps = options.sweep
     rows = collect(sweeps)
     stored = [json.loads((sweep / "results.json").read_text(encoding="utf-8")) for sweep in sweeps]
     facts = {key: "; ".join(dict.fromkeys(each[key] for each in stored)) for key in ("machine", "commit", "command")}
-    with atomic_path(RESULTS / "ablation.json") as temporary:
+    with atomic_path(RESULTS / f"{options.name}.json") as temporary:
         temporary.write_text(json.dumps({**rows, **facts}, indent=1) + "\n", encoding="utf-8")
     text = "\n".join(["# Ablation", "", *(f"- {key}: {value}" for key, value in facts.items()), "", markdown(rows)])
-    with atomic_path(RESULTS / "ablation.md") as temporary:
+    with atomic_path(RESULTS / f"{options.name}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
 

@@ -8,7 +8,9 @@ Needs node, Chromium and the npm packages three and gltf-validator, nowhere in t
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -106,15 +108,19 @@ def draw_in_three(glb: Path, modules: Path, output: Path, timeout: float = 300.0
         sys.exit("error: chromium: not found; expected on the path. Install it.")
     ended: Queue = Queue()
     handler = partial(Handler, glb=glb.resolve(), modules=modules.resolve(), output=output, ended=ended)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, tempfile.TemporaryDirectory() as profile:
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+    ):
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         command = [browser, *CHROMIUM, f"--user-data-dir={profile}", "--remote-debugging-port=0", address]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, start_new_session=True, **silent)
         try:
             return ended.get(timeout=timeout)
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)  # Debian's chromium is a script around others
             process.wait()
             server.shutdown()
 

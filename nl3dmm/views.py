@@ -113,9 +113,10 @@ class FaceViews:
         height, width = _height_width(size)
         corners = self.geometry.vertices_final[0][self.model.template.triangles.unique()]
         middle = (corners.amin(0) + corners.amax(0)) / 2
-        reach = (corners - middle).norm(dim=1).max()
-        angles = corners.new_tensor([math.radians(pitch), math.radians(yaw), 0.0])[:, None]
-        rotation = rotation_from_euler(*angles)
+        pitch_rad, yaw_rad, zero = torch.deg2rad(corners.new_tensor([pitch, yaw, 0.0]))[:, None]
+        nodded = (corners - middle) @ rotation_from_euler(pitch_rad, zero, zero)[0].T
+        reach = torch.maximum(nodded[:, 1].abs(), nodded[:, ::2].norm(dim=1)).max()  # however it turns from there
+        rotation = rotation_from_euler(pitch_rad, yaw_rad, zero)
         scale = _FILL / 2 * min(height, width) / reach
         translation = -scale * (rotation[0] @ middle)[:2] * corners.new_tensor([1, -1])
         return weak_perspective(rotation, translation[None], scale[None], corners.new_tensor([[width / 2, height / 2]]))

@@ -76,7 +76,7 @@ def _content(mesh: FaceMesh, camera: Camera | None, image_size: tuple[int, int],
         lens, matrix = _camera(camera, image_size)
         document["cameras"] = [lens | {"name": "camera"}]
         nodes.append({"name": "camera", "camera": 0, "matrix": matrix})
-    document["scenes"] = [{"name": "face", "nodes": list(range(len(nodes)))}]
+    document["scenes"] = [{"name": "scene", "nodes": list(range(len(nodes)))}]
     return file.content(document)
 
 

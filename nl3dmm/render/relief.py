@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from nl3dmm.geometry.uv import uv_grid
 from nl3dmm.render.normals import vertex_normals
 from nl3dmm.render.scene import Surface
 
@@ -34,7 +35,7 @@ def texel_normals(
     if surface.texel_triangle is None:
         return smooth  # a vertex per texel: nothing lies between
     carried = surface.to_uv_map(surface.to_vertices(shape_map[None]))[0]
-    height = ((shape_map - carried) * smooth).sum(0)
+    height = torch.where(_shown(surface), ((shape_map - carried) * smooth).sum(0), 0)
     along_u, along_v = (edge[surface.texel_triangle] for edge in _directions(vertices, surface))
     across = torch.linalg.cross(along_u, along_v)
     area = across.norm(dim=-1, keepdim=True)
@@ -66,6 +67,13 @@ def bake_relief(
     along, upwards, out = surface.to_uv_map(frames[None])[0].unflatten(0, (3, 3))
     in_frame = torch.stack([(normals * F.normalize(axis, dim=0)).sum(0) for axis in (along, upwards, out)])
     return Relief(F.normalize(in_frame, dim=0), torch.cat([tangents, signs], dim=1))
+
+
+def _shown(surface: Surface) -> Bool[Tensor, "uv_height uv_width"]:
+    """Texels whose centres lie on the triangle that they name; the others repeat a neighbour."""
+    named = surface.to_uv_map(surface.uv[None])[0].flatten(1).T
+    texels = (named - uv_grid(surface.uv_size, named.device)) * named.new_tensor(surface.uv_size[::-1])
+    return (texels.abs().amax(1) < 0.01).view(surface.uv_size)
 
 
 def _directions(

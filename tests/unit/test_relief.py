@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from nl3dmm.assets.ict import texel_tables
-from nl3dmm.geometry.uv import sample_uv_map, uv_grid
+from nl3dmm.geometry.uv import fill_outwards, sample_uv_map, uv_grid
 from nl3dmm.render import vertex_normals
 from nl3dmm.render.relief import bake_relief, texel_normals
 from nl3dmm.render.scene import Surface
@@ -65,6 +65,22 @@ def test_what_the_mesh_carries_is_not_there_twice():
     assert float((again - smooth).norm(dim=0)[INSIDE].mean()) < 0.01
     relief = bake_relief(vertices, smooth, surface).normals
     torch.testing.assert_close(relief, torch.tensor([0.0, 0, 1])[:, None, None].expand_as(relief), atol=1e-5, rtol=0)
+
+
+def test_what_the_map_holds_beside_the_mesh_does_not_matter():
+    """Decoders extrapolate freely there; the rim of the face must not show it."""
+    vertices, surface = sheet()
+    low, high = torch.tensor([32.5 / 128, 24.5 / 96]), torch.tensor([95.5 / 128, 71.5 / 96])  # centres of texels
+    uv = low + surface.uv * (high - low)
+    triangle, weights = texel_tables(uv, surface.triangles, SIZE)
+    shown = triangle >= 0
+    assert bool(shown[[24, 71]].any())
+    assert bool(shown[:, [32, 95]].any())
+    beside = torch.full((3, *SIZE), 30.0)
+    beside[:, 24:72, 32:96] = 0
+    surface = Surface(surface.triangles, uv, SIZE, *fill_outwards(triangle, weights))
+    normals = texel_normals(vertices, beside, surface)[:, shown]
+    torch.testing.assert_close(normals, torch.tensor([0.0, 0, 1])[:, None].expand_as(normals), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from nl3dmm.errors import ConfigError, OutputError, ShapeError
 from nl3dmm.geometry.camera import project
@@ -134,12 +134,9 @@ def test_turntable(face, tmp_path, suffix):
     file = face.turntable(tmp_path / f"film.{suffix}", frames=12, size=63, frames_per_second=12.0)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     if suffix == "gif":
-        film = Image.open(file)
-        assert (film.n_frames, film.info["loop"], film.info["duration"]) == (12, 0, 80)
-        frames = []
-        for k in range(12):
-            film.seek(k)
-            frames.append(np.asarray(film.convert("RGB")))
+        with Image.open(file) as film:
+            assert (film.n_frames, film.info["loop"], film.info["duration"]) == (12, 0, 80)
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
     else:
         reader = cv2.VideoCapture(str(file))
         assert reader.get(cv2.CAP_PROP_FPS) == pytest.approx(12)

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
@@ -143,7 +144,7 @@ def fine_surface(template: FaceTemplate) -> Surface:
 
 def _nearest_true(mask: Bool[ndarray, "rows columns"]) -> Int[ndarray, "2 rows columns"]:
     """Row and column of the nearest texel in the mask."""
-    return distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    return np.asarray(distance_transform_edt(~mask, return_distances=False, return_indices=True))
 
 
 def photo_albedo(face: FaceInPhoto, surface: Surface, seen: UVObservation) -> Float[Tensor, "1 3 rows columns"]:

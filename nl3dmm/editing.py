@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
@@ -110,9 +111,9 @@ def apply_sticker(face: FaceInPhoto, sticker: Sticker, light: Float[Tensor, "1 3
 
 
 def lamp_light(face: FaceInPhoto, direction: Float[Tensor, "3"], ambient: float = _AMBIENT) -> Float[Tensor, "1 3 9"]:
-    """Even white light and a lamp in ``direction`` (camera frame: right, up, to the viewer), as bright as the photo's.
+    """Even light and a lamp in ``direction`` (camera frame: right, up, to the viewer), as bright as the photo's light.
 
-    Brightness is the mean shading of the vertices that face the viewer.
+    So is its colour: the mean shading of the vertices that face the viewer stays.
 
     Raises:
         ConfigError: the direction has no length.
@@ -124,8 +125,8 @@ def lamp_light(face: FaceInPhoto, direction: Float[Tensor, "3"], ambient: float 
     lamp = (1 - ambient) * directional_light(towards[None], torch.ones(1, 3)) + white_light(1, ambient)
     normals = rotate(face.camera, vertex_normals(face.vertices, face.template.triangles))[0]
     front = normals[:, 2] > 0
-    old, new = (face.shading(light)[0][front].mean() for light in (face.sh_coefficients, lamp))
-    return lamp * (old / new)
+    old, new = (face.shading(light)[0][front].mean(0) for light in (face.sh_coefficients, lamp))
+    return lamp * (old / new)[:, None]
 
 
 @lru_cache(maxsize=2)
@@ -143,7 +144,7 @@ def fine_surface(template: FaceTemplate) -> Surface:
 
 def _nearest_true(mask: Bool[ndarray, "rows columns"]) -> Int[ndarray, "2 rows columns"]:
     """Row and column of the nearest texel in the mask."""
-    return distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    return np.asarray(distance_transform_edt(~mask, return_distances=False, return_indices=True))
 
 
 def photo_albedo(face: FaceInPhoto, surface: Surface, seen: UVObservation) -> Float[Tensor, "1 3 rows columns"]:
@@ -175,9 +176,9 @@ def _check_seen(face: FaceInPhoto, surface: Surface, seen: UVObservation, layer:
         )
     on_face = float(area.sum()) / whole
     if on_face < _ON_FACE:
-        warnings.warn(f"sticker: {100 * (1 - on_face):.0f} % of it lies beyond the face's surface", stacklevel=3)
+        warnings.warn(f"sticker: {100 * (1 - on_face):.0f} % of it lies beyond the face's surface", stacklevel=4)
     if visible < _SEEN * on_face:
-        warnings.warn(f"sticker: the photo shows {100 * visible:.0f} % of it, the rest is hidden", stacklevel=3)
+        warnings.warn(f"sticker: the photo shows {100 * visible:.0f} % of it, the rest is hidden", stacklevel=4)
     return min(visible, 1.0)
 
 
@@ -246,7 +247,8 @@ def _factors(
     along = int(float(view.scale[0]) * sticker.size_mm) + 1  # pixels
     layer = sticker_layer(sticker, _prepared(face, sticker, along), points)
     shading, factor = drawn[..., 2:].permute(0, 3, 1, 2).split(3, 1)
-    factor = torch.where(covered[:, None], factor, 1)
+    # Interpolated ones need not be ones to the last bit.
+    factor = torch.ones_like(factor) if light is None else torch.where(covered[:, None], factor, 1)
     touched = (layer.alpha > 0) | (factor != 1).any(1, keepdim=True)
     return layer.keep * factor, layer.paint * shading * factor, touched
 

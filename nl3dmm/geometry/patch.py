@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import spsolve
+from scipy.sparse.linalg import splu
 from torch import Tensor
 
 _STEEPEST = -0.5  # cosine to the normal at the centre beyond which the surface has turned away from its plane
@@ -88,7 +88,7 @@ def _integrate(
     weighted = difference.T @ coo_array((weights, (np.arange(len(edges)),) * 2))
     matrix, goal = (weighted @ difference).tocsc(), weighted @ steps
     flat = np.zeros((len(used), 2))
-    flat[1:] = spsolve(matrix[1:, 1:], goal[1:])  # the first one is held, which is one solution of all
+    flat[1:] = splu(matrix[1:, 1:]).solve(goal[1:])  # the first one is held, which is one solution of all
     positions = np.full((count, 2), np.nan)
     positions[used] = flat
     return positions

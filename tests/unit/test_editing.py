@@ -110,36 +110,34 @@ def test_transparent_stickers_show_the_skins_own_texture(template):
 
 
 def test_hidden_places_are_refused_and_half_hidden_ones_noticed(template):
-    face = scene(template, yaw=70)
+    face = scene(template, yaw=55)
     with pytest.raises(ImageError, match=r"at: got 'left_cheek', of which the photo shows nothing"):
         apply_sticker(face, Sticker(star(), "left_cheek", 20))
-    with pytest.warns(UserWarning, match=r"sticker: the photo shows \d+ % of it, the rest is hidden"):
-        edit = apply_sticker(face, Sticker(patch(), "nose", 30))
-    assert 0.02 < edit.visible < 0.5
     assert apply_sticker(face, Sticker(star(), "right_cheek", 20)).visible > 0.9
+    with pytest.warns(UserWarning, match=r"sticker: the photo shows \d+ % of it, the rest is hidden"):
+        edit = apply_sticker(scene(template, yaw=45), Sticker(patch(), "left_cheek", 60))
+    assert 0.1 < edit.visible < 0.5
 
 
 def test_the_hidden_part_is_not_painted_onto_what_hides_it(template):
     """Turned away, the nose stands before the far cheek, and the sticker on that cheek ends behind the nose."""
-    face = scene(template, yaw=40)
-    sticker = Sticker(patch(), "left_cheek", 60)
-    with pytest.warns(UserWarning, match="hidden"):
-        edit = apply_sticker(face, sticker)
-    bridge = project(face.camera, template.landmarks(face.vertices))[0][0, 30].long()
-    region = torch.zeros_like(edit.mask)
-    region[bridge[1] - 3 : bridge[1] + 4, bridge[0] - 3 : bridge[0] + 4] = True
-    assert not (edit.mask & region).any()
+    face, sticker = scene(template, yaw=40), Sticker(patch(), "left_cheek", 60)
+    edit = apply_sticker(face, sticker)
+    tip = project(face.camera, template.landmarks(face.vertices))[0][0, 30].long().tolist()
+    around = (slice(tip[1] - 3, tip[1] + 4), slice(tip[0] - 6, tip[0]))  # its outline lies to the right
+    assert footprint(face, sticker)[around].any()  # the hidden part is projected there
+    assert not edit.mask[around].any()
 
 
 def test_what_an_occluder_covers_is_not_painted(template):
     face, sticker = scene(template), Sticker(star(), "left_cheek", 30)
     whole = apply_sticker(face, sticker)
     occluder = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    occluder[int(whole.mask.nonzero()[:, 0].float().mean()) :] = True
+    occluder[int(whole.mask.nonzero()[:, 0].float().mean()) + 4 :] = True
     part = apply_sticker(replace(face, occluder=occluder), sticker)
     assert torch.equal(part.picture[:, occluder], face.photo[:, occluder])
     assert torch.equal(part.picture[:, ~occluder], whole.picture[:, ~occluder])
-    assert 0.3 < part.visible < 0.7 < whole.visible
+    assert 0.5 < part.visible < 0.8 < whole.visible
     with pytest.raises(ImageError, match="shows nothing"):
         apply_sticker(replace(face, occluder=torch.ones_like(occluder)), sticker)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nl3dmm.config import check_range
-from nl3dmm.data.augment import mirrored_points
 from nl3dmm.data.detected_faces import MIN_SIZE, DetectedFaces, collect_faces
+from nl3dmm.data.motion import mirrored_points
 from nl3dmm.errors import AssetError
 from nl3dmm.nn.landmark_network import CROP_SIZE, FacePlace, LandmarkNetwork, place_of
 from nl3dmm.types import TensorFields, concatenate

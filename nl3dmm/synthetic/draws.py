@@ -1,5 +1,7 @@
 """Random numbers that belong to one sample each: a function of (seed, index, salt) and of nothing else."""
 
+import copy
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +17,12 @@ class Draws:
     def __init__(self, seed: int, indices: Int[Tensor, " batch"], salt: int, device: torch.device | str = "cpu"):
         self.device = device
         self._generators = [np.random.default_rng([seed, index, salt]) for index in indices.tolist()]
+
+    def __getitem__(self, rows: Int[Tensor, " some"]) -> "Draws":
+        """The generators of some samples, not copies of them: what they draw here is drawn."""
+        some = copy.copy(self)
+        some._generators = [self._generators[row] for row in rows.tolist()]
+        return some
 
     def _stack(self, draw) -> Float[Tensor, "batch ..."]:
         values = np.stack([draw(generator) for generator in self._generators]).astype(np.float32)

@@ -43,6 +43,8 @@ class TensorFields:
 def concatenate(parts: "list[T]") -> T:
     """Concatenate equal ``TensorFields`` along the batch axis."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
 
     def join(name: str):
         values = [getattr(part, name) for part in parts]

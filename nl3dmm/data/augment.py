@@ -65,7 +65,7 @@ PHOTOS = AugmentConfig(
     background=0.0,
     hair=0.0,
     glasses=0.05,
-    objects=0.2,
+    objects=0.15,
     colour=0.3,
     grey=0.0,
     shadow=0.1,
@@ -154,6 +154,8 @@ def degrade(batch: FaceBatch, config: AugmentConfig, draws: Draws) -> FaceBatch:
 
 def _for_some(batch: FaceBatch, draws: Draws, probability: float, change: Change) -> FaceBatch:
     """``change`` where a coin says so; other samples cost nothing and draw no further number."""
+    if not probability:
+        return batch
     return changed(batch, draws.chance(probability) > 0, lambda some, rows: change(some, draws[rows]))
 
 

@@ -18,7 +18,7 @@ from nl3dmm.data.shards import ShardSet
 from nl3dmm.errors import AssetError
 from nl3dmm.geometry.plane import PlaneSimilarity
 from nl3dmm.synthetic.draws import Draws
-from nl3dmm.types import FaceBatch
+from nl3dmm.types import FaceBatch, concatenate
 
 _SALT = 21  # the synthetic world's are smaller
 
@@ -47,18 +47,13 @@ class PhotoSet:
         framing = PlaneSimilarity(
             motion.scale * size * CROP_MARGIN, motion.angle, motion.points(whole[:, None])[:, 0]
         )  # of a stored crop whose side is 1
-        faces = [self._face(index, framing[row]) for row, index in enumerate(indices.tolist())]
-        read, images, masks, landmarks = zip(*faces, strict=True)
-        batch = FaceBatch(
-            image=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255,
-            index=torch.tensor(read),
-            landmarks=torch.cat(landmarks),
-            mask=torch.from_numpy(np.stack(masks)).bool(),
-        )
-        return batch if draws is None else alter(batch, self.augment, draws)
+        faces = []
+        for row, index in enumerate(indices.tolist()):  # one after the other: a face fits into the cache, a batch not
+            face = self._face(index, framing[row])
+            faces.append(face if draws is None else alter(face, self.augment, draws[torch.tensor([row])]))
+        return concatenate(faces)
 
-    def _face(self, index: int, framing: PlaneSimilarity) -> tuple[int, np.ndarray, np.ndarray, Tensor]:
-        """Its number, RGB levels, mask and landmarks."""
+    def _face(self, index: int, framing: PlaneSimilarity) -> FaceBatch:
         sample = self.shards.read(index)
         try:
             image, mask = (np.asarray(_open(sample.members[name], mode)) for name, mode in _PICTURES)
@@ -71,7 +66,12 @@ class PhotoSet:
         framing = replace(framing, scale=framing.scale / len(image))
         matrix = torch.cat([framing.matrix[0], framing.shift[0][:, None]], 1).double().numpy()
         image, mask = self._warp(image, matrix, cv2.INTER_LINEAR), self._warp(mask, matrix, cv2.INTER_NEAREST)
-        return sample.index, image, mask, framing.points(points)
+        return FaceBatch(
+            image=torch.from_numpy(image).permute(2, 0, 1).float()[None].div_(255),
+            index=torch.tensor([sample.index]),
+            landmarks=framing.points(points),
+            mask=torch.from_numpy(mask).bool()[None],
+        )
 
     def _warp(self, picture: np.ndarray, matrix: Float[np.ndarray, "2 3"], kind: int) -> np.ndarray:
         """Resample; stored pixels are averaged first where the image has fewer."""

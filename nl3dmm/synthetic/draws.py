@@ -25,8 +25,9 @@ class Draws:
         return some
 
     def _stack(self, draw) -> Float[Tensor, "batch ..."]:
-        values = np.stack([draw(generator) for generator in self._generators]).astype(np.float32)
-        return torch.from_numpy(values).to(self.device)
+        drawn = [draw(generator) for generator in self._generators]
+        values = drawn[0][None] if len(drawn) == 1 else np.stack(drawn)  # stacking one takes longer than drawing it
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)
 
     def uniform(self, low: float | int, high: float | int, *shape: int) -> Float[Tensor, "batch ..."]:
         return self._stack(lambda generator: generator.uniform(low, high, shape))

@@ -119,9 +119,29 @@ def test_geometry_survives_what_only_changes_colours(step, batch):
 @pytest.mark.parametrize("add", [add_hair, add_glasses, add_objects])
 def test_what_hides_skin_leaves_the_mask(add, batch):
     dressed = add(batch, draws())
+    assert torch.equal(dressed.landmarks, batch.landmarks)
     untouched = (dressed.image == batch.image).all(1)
     assert not (dressed.mask & ~untouched)[:, 1:-1, 1:-1].float().mean() > 0.1  # soft rims only
     assert (batch.mask & ~dressed.mask).any()
+
+
+@pytest.mark.parametrize("name", ["background", "hair", "glasses", "objects", "shadow", "blur", "jpeg"])
+def test_only_the_share_that_is_asked_for_is_changed(name, small_world):
+    faces = small_world.sample(torch.arange(16))
+    some = augment(faces, replace(NONE, **{name: 0.5}), draws(16))
+    is_changed = (some.image != faces.image).flatten(1).any(1)
+    assert 3 < int(is_changed.sum()) < 13
+    assert torch.equal(some.mask[~is_changed], faces.mask[~is_changed])
+
+
+def test_photos_change_mildly(batch, small_template):
+    changed = augment(batch, PHOTOS, draws(), small_template.mirror)
+    assert_consistent(changed, small_template, tolerance=0.3)
+    still = augment(
+        batch, replace(PHOTOS, turn=0.0, zoom=0.0, shift=0.0, mirror=0.0, objects=0.0, glasses=0.0), draws()
+    )
+    assert 0.005 < float((still.image - batch.image).abs().mean()) < 0.15
+    assert float(still.image.std(1).mean()) > 0.3 * float(batch.image.std(1).mean())  # coloured as before, not grey
 
 
 def test_glasses_are_on_the_eyes(batch):
@@ -152,8 +172,13 @@ def test_blank_heads_have_no_eyes(batch):
 def test_a_sample_does_not_depend_on_its_batch(batch, small_template):
     whole = augment(batch, AugmentConfig(), draws(), small_template.mirror)
     alone = augment(batch[2], AugmentConfig(), draws(1, 2), small_template.mirror)
-    torch.testing.assert_close(alone.image[0], whole.image[2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone.image[0], whole.image[2], atol=1e-4, rtol=0)  # rounding of the motion
     torch.testing.assert_close(alone.landmarks[0], whole.landmarks[2])
+    still = replace(AugmentConfig(), turn=0.0, zoom=0.0, shift=0.0)
+    whole = augment(batch, still, draws(), small_template.mirror)
+    alone = augment(batch[2], still, draws(1, 2), small_template.mirror)
+    assert torch.equal(alone.image[0], whole.image[2])
+    whole = augment(batch, AugmentConfig(), draws(), small_template.mirror)
     assert torch.equal(alone.mask[0], whole.mask[2])
     again = augment(batch, AugmentConfig(), draws(), small_template.mirror)
     assert torch.equal(again.image, whole.image)

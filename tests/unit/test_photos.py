@@ -102,6 +102,21 @@ def test_jitter_moves_points_with_the_picture(prepared):
     assert float((masks[0] - masks[1]).abs().max()) < 0.08
 
 
+def test_photos_are_augmented_at_every_visit_by_default(prepared):
+    photos = PhotoSet(ShardSet(prepared), 112)
+    rows = torch.full((24,), 3)
+    seen, exact = photos.read(rows, torch.arange(24)), photos.read(rows[:1])
+    framed = PhotoSet(ShardSet(prepared), 112, replace(NONE, turn=3.0, zoom=0.03, shift=0.02, mirror=0.5))
+    moved = framed.read(rows, torch.arange(24))
+    torch.testing.assert_close(seen.landmarks, moved.landmarks)  # colours, blur and objects leave points alone
+    difference = (seen.image - moved.image).abs().mean((1, 2, 3))
+    assert float(difference.median()) > 0.01
+    hidden = (moved.mask & ~seen.mask).flatten(1).any(1)
+    assert 0 < int(hidden.sum()) < 12  # by what was painted before them
+    assert not (seen.mask & ~moved.mask).any()
+    assert equal(exact, PhotoSet(ShardSet(prepared), 112, NONE).read(rows[:1], torch.zeros(1, dtype=torch.long)))
+
+
 def test_framing_is_a_function_of_seed_and_visit(prepared):
     photos = PhotoSet(ShardSet(prepared), 48, seed=1)
     rows, visits = torch.tensor([2, 2, 5]), torch.tensor([10, 11, 12])

@@ -95,8 +95,9 @@ def alter(
     """Mirrored, dressed, coloured and degraded, in this order; sample by sample, whose pictures fit into the cache."""
 
     def altered(row: int) -> FaceBatch:
-        own = draws[torch.tensor([row])]
-        one = mirror(batch[row], own.chance(config.mirror) > 0, vertex_mirror)
+        own, one = draws[torch.tensor([row])], batch[row]
+        if config.mirror:
+            one = mirror(one, own.chance(config.mirror) > 0, vertex_mirror)
         return degrade(colour(dress(one, config, own), config, own), config, own)
 
     return concatenate([altered(row) for row in range(len(batch.image))])

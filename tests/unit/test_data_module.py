@@ -79,6 +79,7 @@ def test_a_spawned_worker_gives_the_same_batches(bank):
         torch.testing.assert_close(batch.vertices, expected.vertices, atol=2e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4")  # more than there are cores
 def test_one_worker_and_four_give_the_same_bytes(bank, small_template):
     changing = AugmentedFaces(bank, AugmentConfig(), 5, small_template.mirror)
     for source in (bank, changing, PlainWorld(bank.world)):

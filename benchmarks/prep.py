@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from benchmarks.report import machine
 from nl3dmm.assets.load import load_template
 from nl3dmm.data.module import StepBatches
-from nl3dmm.data.photos import JitterConfig, PhotoSet
+from nl3dmm.data.photos import PhotoSet
 from nl3dmm.data.shards import ShardSet
 from nl3dmm.synthetic.draws import Draws
 from nl3dmm.synthetic.scenery import smooth_noise
@@ -161,8 +161,8 @@ def prepare_with_kills(folder: Path, chosen: argparse.Namespace) -> dict:
 
 
 def read(folder: Path, workers: int, seconds: float) -> dict:
-    """Batches decoded, checked, jittered and collated, as training takes them."""
-    batches = StepBatches(PhotoSet(ShardSet(folder), _IMAGE_PX, JitterConfig()), seed=0, batch_size=_BATCH)
+    """Batches decoded, checked, augmented and collated, as training takes them."""
+    batches = StepBatches(PhotoSet(ShardSet(folder), _IMAGE_PX), seed=0, batch_size=_BATCH)
     loader = iter(_loader(batches, range(10**9), workers))
     for _ in range(max(1, 2 * workers)):
         next(loader)
@@ -174,8 +174,8 @@ def read(folder: Path, workers: int, seconds: float) -> dict:
 
 def resume(folder: Path, workers: int) -> str:
     """Runs that go on at a random step, compared with one that was never stopped."""
-    batches = StepBatches(PhotoSet(ShardSet(folder), _IMAGE_PX, JitterConfig()), seed=1, batch_size=16)
-    steps = 2 * max(10, len(batches.photos) // 16)  # two epochs, so that their border is among the stops
+    batches = StepBatches(PhotoSet(ShardSet(folder), _IMAGE_PX), seed=1, batch_size=16)
+    steps = 2 * max(10, len(batches.source) // 16)  # two epochs, so that their border is among the stops
     moments, equal = random.Random(1), 0
     for _ in range(_STOPS):
         stop = moments.randrange(1, steps - 2)

@@ -7,6 +7,7 @@ the same command goes on and ends with the same files.
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from nl3dmm.data.prepare import Counts
 
 _NO_DETECTOR = "none"
+_UNSURE = 0.5  # confidence
+_SMALLEST = 8.0  # px
 
 
 def _parser() -> Parser:
@@ -32,7 +35,8 @@ def _parser() -> Parser:
     parser.add_argument("--detector", default="own", help=text)
     parser.add_argument("--size", type=int, default=256, help="side of the stored crops, px (default: 256)")
     parser.add_argument("--min-face", type=float, default=64.0, help="least size of a face, px (default: 64)")
-    parser.add_argument("--min-confidence", type=float, default=0.5, help="of the detector (default: 0.5)")
+    text = "of the detector; less sure faces down to 0.5 are listed as rejected (default: 0.9 for our own, else 0.5)"
+    parser.add_argument("--min-confidence", type=float, help=text)
     parser.add_argument("--min-quality", type=float, default=0.0, help="0 to 1 (default: 0, take all)")
     parser.add_argument("--max-pixels", type=int, default=40_000_000, help="of a photo (default: 40 million)")
     parser.add_argument("--photos-per-shard", type=int, default=512, help="(default: 512)")
@@ -50,11 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nl3dmm.data.prepare import prepare_photos
 
     check_range("--jobs", options.jobs, 1, 1024)
+    identity, make_detector = _detector(options)
     config = PrepConfig(
-        detector=options.detector,
+        detector=identity,
         size=options.size,
         min_face=options.min_face,
-        min_confidence=options.min_confidence,
+        min_confidence=_least_confidence(options),
         min_quality=options.min_quality,
         max_pixels=options.max_pixels,
         photos_per_shard=options.photos_per_shard,
@@ -67,9 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             done, total = counts.photos, counts.total
             bar.update(task, completed=done, total=total, faces=counts.faces, rejected=counts.rejected.total())
 
-        counts = prepare_photos(
-            options.folder, options.output, config, _make_detector(options.detector), options.jobs, show
-        )
+        counts = prepare_photos(options.folder, options.output, config, make_detector, options.jobs, show)
     sheets = _draw_sheets(options.folder, options.output, counts)
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejected.most_common())
     console.print(
@@ -82,12 +85,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make_detector(name: str) -> "MakeDetector | None":
-    if name == _NO_DETECTOR:
-        return None
-    from nl3dmm.data.detection import load_detector
+def _detector(options: Namespace) -> "tuple[str, MakeDetector | None]":
+    """Its name with the hash of its weights, and how to make it.
 
-    return partial(load_detector, name)
+    It looks for smaller faces and returns less sure ones than are taken, so that these are listed with reasons.
+    """
+    if options.detector == _NO_DETECTOR:
+        return _NO_DETECTOR, None
+    from nl3dmm.data.detected_faces import MIN_SIZE
+    from nl3dmm.data.detection import detector_identity, load_detector
+
+    smallest, unsure = min(MIN_SIZE, options.min_face), min(_UNSURE, _least_confidence(options))
+    make = partial(load_detector, options.detector, max(smallest, _SMALLEST), unsure)
+    return detector_identity(options.detector), make
+
+
+def _least_confidence(options: Namespace) -> float:
+    from nl3dmm.data.detected_faces import OWN_CONFIDENCE
+
+    default = OWN_CONFIDENCE if options.detector == "own" else _UNSURE
+    return default if options.min_confidence is None else options.min_confidence
 
 
 def _bar(console) -> "Progress":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from nl3dmm.config import check_range
+from nl3dmm.data.augment import NONE, PHOTOS, AugmentConfig
 from nl3dmm.data.labels import SAMPLES as LABEL_SAMPLES
 from nl3dmm.data.labels import LabelConfig
 from nl3dmm.errors import ConfigError
@@ -29,6 +30,17 @@ class DataConfig:
         check_range("data.samples", self.samples, 1, 1e9)
         check_range("data.workers", self.workers, 0, 1024)
         check_range("data.photo_share", self.photo_share, 0, 1)
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How faces change each time a run sees them; their landmarks, masks, cameras and light change along.
+
+    Colours do not: labels of albedo and light stay what they were, so synthetic faces are left as they are by default.
+    """
+
+    photos: AugmentConfig = PHOTOS
+    synthetic: AugmentConfig = NONE
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     labels: LabelConfig = field(default_factory=LabelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -43,6 +43,8 @@ class TensorFields:
 def concatenate(parts: "list[T]") -> T:
     """Concatenate equal ``TensorFields`` along the batch axis."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
 
     def join(name: str):
         values = [getattr(part, name) for part in parts]
@@ -51,6 +53,18 @@ def concatenate(parts: "list[T]") -> T:
         return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
 
     return replace(first, **{field.name: join(field.name) for field in fields(first)})
+
+
+def with_rows(whole: T, rows: Int[Tensor, " some"], part: T) -> T:
+    """A copy of ``whole`` in which ``part`` stands in place of some batch elements."""
+
+    def put(name: str):
+        value, piece = getattr(whole, name), getattr(part, name)
+        if isinstance(value, TensorFields):
+            return with_rows(value, rows, piece)
+        return value.index_copy(0, rows, piece) if isinstance(value, Tensor) else value
+
+    return replace(whole, **{field.name: put(field.name) for field in fields(whole)})
 
 
 @dataclass(frozen=True)

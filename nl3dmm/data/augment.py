@@ -1,11 +1,13 @@
 """Augmentation of ``FaceBatch``es: what is known of a face moves with its picture.
 
 Each step is a pure function of a batch and of ``Draws``, so that an augmented sample too is a function of
-``(seed, index)``. Hair, glasses and what else hides a face: ``data.dressing``; pictures without faces:
-``synthetic.clutter``.
+``(seed, index)``, whatever its batch is. How truth moves: ``data.motion``; hair, glasses and what else hides a face:
+``data.dressing``.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import cv2
@@ -15,16 +17,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from nl3dmm.assets.landmarks import MIRROR_68
 from nl3dmm.config import check_range
 from nl3dmm.data.dressing import add_glasses, add_hair, add_objects, replace_background
-from nl3dmm.errors import ShapeError
+from nl3dmm.data.motion import changed, mirror, transformed
 from nl3dmm.geometry.plane import PlaneSimilarity, similarity_onto
 from nl3dmm.synthetic.draws import Draws
-from nl3dmm.types import Camera, FaceBatch
+from nl3dmm.types import FaceBatch, concatenate
 
-_ODD_IN_X = (3, 4, 7)  # spherical harmonics x, xy, xz
 _LUMA = (0.299, 0.587, 0.114)
+_GRAIN = 2**18  # places where the grain of a picture may begin
+_GRAINY = 0.7  # share of the pictures with grain
+Change = Callable[[FaceBatch, Draws], FaceBatch]
 
 
 @dataclass(frozen=True)
@@ -52,187 +55,150 @@ class AugmentConfig:
             check_range(f"augment.{item.name}", getattr(self, item.name), 0, limits.get(item.name, 1.0))
 
 
+NONE = AugmentConfig(**{item.name: 0.0 for item in fields(AugmentConfig)})
+# Mild: photos differ by themselves. Never grey: no light explains it, so it would be learned as albedo. The motion
+# stays within the margin of stored crops.
+PHOTOS = AugmentConfig(
+    turn=3.0,
+    zoom=0.03,
+    shift=0.02,
+    background=0.0,
+    hair=0.0,
+    glasses=0.05,
+    objects=0.15,
+    colour=0.3,
+    grey=0.0,
+    shadow=0.1,
+    blur=0.15,
+    jpeg=0.15,
+    noise=0.015,
+)
+
+
 def augment(
     batch: FaceBatch, config: AugmentConfig, draws: Draws, vertex_mirror: Int[Tensor, " vertices"] | None = None
 ) -> FaceBatch:
-    """Moved, mirrored, dressed, coloured and degraded, in this order.
+    """Moved, then ``alter``ed.
 
     Args:
-        batch: square or not; with landmarks if anything is to be drawn on the faces.
+        batch: with landmarks if anything is to be drawn on the faces; square if anything moves.
         vertex_mirror: the template's ``mirror``; needed to mirror a batch with vertices.
     """
-    moved = mirror(move(batch, config, draws), draws.chance(config.mirror) > 0, vertex_mirror)
-    return degrade(colour(dress(moved, config, draws), config, draws), config, draws)
+    if config.turn or config.zoom or config.shift:
+        batch = move(batch, config, draws)
+    return alter(batch, config, draws, vertex_mirror)
+
+
+def alter(
+    batch: FaceBatch, config: AugmentConfig, draws: Draws, vertex_mirror: Int[Tensor, " vertices"] | None = None
+) -> FaceBatch:
+    """Mirrored, dressed, coloured and degraded, in this order; sample by sample, whose pictures fit into the cache."""
+
+    def altered(row: int) -> FaceBatch:
+        own, one = draws[torch.tensor([row])], batch[row]
+        if config.mirror:
+            one = mirror(one, own.chance(config.mirror) > 0, vertex_mirror)
+        return degrade(colour(dress(one, config, own), config, own), config, own)
+
+    return concatenate([altered(row) for row in range(len(batch.image))])
 
 
 def move(batch: FaceBatch, config: AugmentConfig, draws: Draws) -> FaceBatch:
-    """A random similarity about the image's centre; beyond the picture its edge is repeated."""
-    size = batch.image.shape[-1]
-    centre = torch.full((len(batch.image), 2), size / 2)
+    """A random similarity; beyond the picture its edge is repeated."""
+    return transformed(batch, random_motion(config, draws, batch.image.shape[-1]))
+
+
+def random_motion(config: AugmentConfig, draws: Draws, size: int) -> PlaneSimilarity:
+    """About the centre of squares of ``size`` px."""
     angle = draws.uniform(-config.turn, config.turn) * math.pi / 180
     scale = draws.uniform(1 - config.zoom, 1 + config.zoom)
-    target = centre + draws.uniform(-config.shift, config.shift, 2) * size
-    return transformed(batch, similarity_onto(centre, target, scale, angle))
-
-
-def transformed(batch: FaceBatch, motion: PlaneSimilarity) -> FaceBatch:
-    """All that is known in pixels or in the camera's frame, moved; the size of the pictures stays.
-
-    Raises:
-        ShapeError: the pictures are not square.
-    """
-    height, width = batch.image.shape[-2:]
-    if height != width:
-        raise ShapeError(f"batch.image: got {width} x {height} px; expected squares. Crop the photos first.")
-    mask = batch.mask
-    if mask is not None:
-        mask = motion.pictures(mask[:, None].float(), width, "zeros")[:, 0] > 0.5
-    return replace(
-        batch,
-        image=motion.pictures(batch.image, width),
-        landmarks=None if batch.landmarks is None else motion.points(batch.landmarks),
-        mask=mask,
-        camera=None if batch.camera is None else motion.camera(batch.camera),
-        sh_coefficients=_turned_light(batch.sh_coefficients, motion.angle),
-    )
-
-
-def mirror(batch: FaceBatch, chosen: Tensor, vertex_mirror: Int[Tensor, " vertices"] | None = None) -> FaceBatch:
-    """Exchange left and right of the chosen samples, of the persons too: the 68 points and the vertices keep their
-    meaning.
-
-    Raises:
-        ShapeError: the batch has vertices and ``vertex_mirror`` is missing.
-    """
-    if batch.vertices is not None and vertex_mirror is None:
-        raise ShapeError("vertex_mirror: got None; expected the template's mirror, as the batch has vertices. Pass it.")
-    width = batch.image.shape[-1]
-    other = replace(
-        batch,
-        image=batch.image.flip(-1),
-        mask=None if batch.mask is None else batch.mask.flip(-1),
-        landmarks=None if batch.landmarks is None else mirrored_points(batch.landmarks, width),
-        camera=None if batch.camera is None else _mirrored_camera(batch.camera, width),
-        sh_coefficients=None if batch.sh_coefficients is None else _mirrored_light(batch.sh_coefficients),
-        vertices=None if batch.vertices is None else batch.vertices[:, vertex_mirror] * _flip(batch.vertices),
-        albedo=None if batch.albedo is None else batch.albedo.flip(-1),
-    )
-    return _where(chosen, other, batch)
+    shift = draws.uniform(-config.shift, config.shift, 2)
+    return similarity_onto(torch.full_like(shift, size / 2), (0.5 + shift) * size, scale, angle)
 
 
 def dress(batch: FaceBatch, config: AugmentConfig, draws: Draws) -> FaceBatch:
     """Another background, hair, glasses and objects; ``mask`` loses what they hide. Without landmarks, nothing."""
     if batch.landmarks is None:
         return batch
-    batch = replace_background(batch, draws, draws.chance(config.background))
-    batch = add_hair(batch, draws, draws.chance(config.hair))
-    batch = add_glasses(batch, draws, draws.chance(config.glasses))
-    return add_objects(batch, draws, draws.chance(config.objects))
+    batch = _for_some(batch, draws, config.background, replace_background)
+    batch = _for_some(batch, draws, config.hair, add_hair)
+    batch = _for_some(batch, draws, config.glasses, add_glasses)
+    return _for_some(batch, draws, config.objects, add_objects)
 
 
 def colour(batch: FaceBatch, config: AugmentConfig, draws: Draws) -> FaceBatch:
     """Shadows, gain per channel, saturation, contrast, brightness and gamma; some pictures grey."""
+    batch = _for_some(batch, draws, config.shadow, _shaded)
     strength, picture = config.colour, batch.image
-    shade = F.interpolate(draws.uniform(0, 1, 1, 3, 3), picture.shape[-2:], mode="bilinear", align_corners=False)
-    depth = draws.uniform(0, 0.7, 1, 1, 1) * draws.chance(config.shadow, 1, 1, 1)
-    picture = picture * (1 - depth * shade)
-    grey = (picture * picture.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-    saturation = 1 + strength * draws.uniform(-0.7, 0.3, 1, 1, 1)
-    saturation = saturation * (1 - draws.chance(config.grey, 1, 1, 1))
-    picture = grey + (picture - grey) * saturation.clamp_min(0)
-    gain = torch.exp(strength * (draws.normal(0.1, 0.3, 3, 1, 1) * (saturation > 0) + draws.normal(0.15, 0.4, 1, 1, 1)))
-    contrast = torch.exp(strength * draws.uniform(-0.7, 0.4, 1, 1, 1))
-    level = picture.mean((1, 2, 3), keepdim=True)
-    picture = level + (picture * gain - level) * contrast + strength * draws.normal(0.08, 0.2, 1, 1, 1)
-    gamma = torch.exp(strength * draws.uniform(-0.5, 0.5, 1, 1, 1))
-    return replace(batch, image=picture.clamp(1e-4, 1) ** gamma)
+    if not (strength or config.grey):
+        return batch
+    saturation = 1 + strength * draws.uniform(-0.7, 0.3, 1)
+    saturation = saturation.clamp_min(0) * (1 - draws.chance(config.grey, 1))
+    gain = torch.exp(strength * (draws.normal(0.1, 0.3, 3) * (saturation > 0) + draws.normal(0.15, 0.4, 1)))
+    contrast = torch.exp(strength * draws.uniform(-0.7, 0.4, 1))
+    luma = picture.new_tensor(_LUMA).expand(3, 3)
+    mix = luma + (torch.eye(3).to(picture) - luma) * saturation[..., None]
+    level = (mix @ picture.mean((2, 3))[..., None]).mean(1)
+    shift = level * (1 - contrast) + strength * draws.normal(0.08, 0.2, 1)
+    mixed = torch.baddbmm(shift[..., None].expand(-1, 3, 1), mix * (contrast * gain)[..., None], picture.flatten(2))
+    gamma = torch.exp(strength * draws.uniform(-0.5, 0.5, 1, 1))
+    return replace(batch, image=mixed.clamp_(1e-4, 1).pow_(gamma).view_as(picture))
 
 
 def degrade(batch: FaceBatch, config: AugmentConfig, draws: Draws) -> FaceBatch:
-    """Fewer pixels or blur, JPEG, and noise."""
-    picture = _blurred(batch.image, draws, config.blur)
-    grain = draws.normal(1.0, 3.0, *picture.shape[1:]) * draws.uniform(0, config.noise, 1, 1, 1)
-    picture = (picture + grain * draws.chance(0.7, 1, 1, 1)).clamp(0, 1)
-    return replace(batch, image=_as_jpeg(picture, draws, config.jpeg))
+    """Fewer pixels or blur, noise, and JPEG."""
+    batch = _for_some(batch, draws, config.blur, _blurred)
+    grainy = functools.partial(_grainy, most=config.noise)
+    batch = _for_some(batch, draws, _GRAINY if config.noise else 0.0, grainy)
+    return _for_some(batch, draws, config.jpeg, _as_jpeg)
 
 
-def _blurred(picture: Tensor, draws: Draws, probability: float) -> Tensor:
+def _for_some(batch: FaceBatch, draws: Draws, probability: float, change: Change) -> FaceBatch:
+    """``change`` where a coin says so; other samples cost nothing and draw no further number."""
+    if not probability:
+        return batch
+    return changed(batch, draws.chance(probability) > 0, lambda some, rows: change(some, draws[rows]))
+
+
+def _shaded(batch: FaceBatch, draws: Draws) -> FaceBatch:
+    shade = F.interpolate(draws.uniform(0, 1, 1, 3, 3), batch.image.shape[-2:], mode="bilinear", align_corners=False)
+    return replace(batch, image=batch.image * (1 - draws.uniform(0, 0.7, 1, 1, 1) * shade))
+
+
+def _blurred(batch: FaceBatch, draws: Draws) -> FaceBatch:
     """Up to a third of the pixels in each direction, back by repetition or smoothly; or a small mean filter."""
-    kind = draws.uniform(0, 4).long()
-    wanted = draws.chance(probability)
-    size = picture.shape[-2:]
-    fewer = draws.uniform(0.3, 0.8)
-    result = picture.clone()
-    for row in wanted.nonzero()[:, 0].tolist():
-        one = picture[row : row + 1]
-        if kind[row] == 0:
-            result[row] = F.avg_pool2d(one, 3, 1, 1, count_include_pad=False)[0]
+    kind, fewer = draws.uniform(0, 4).long().tolist(), draws.uniform(0.3, 0.8).tolist()
+    size, results = batch.image.shape[-2:], []
+    for one, how, share in zip(batch.image.split(1), kind, fewer, strict=True):
+        if how == 0:
+            results.append(F.avg_pool2d(one, 3, 1, 1, count_include_pad=False))
             continue
-        small_size = [max(8, round(side * float(fewer[row]))) for side in size]
+        small_size = [max(8, round(side * share)) for side in size]
         small = F.interpolate(one, small_size, mode="bilinear", antialias=True, align_corners=False)
-        mode = "nearest" if kind[row] == 1 else "bilinear"
-        result[row] = F.interpolate(small, size, mode=mode)[0]
-    return result
+        results.append(F.interpolate(small, size, mode="nearest" if how == 1 else "bilinear"))
+    return replace(batch, image=torch.cat(results))
 
 
-def _as_jpeg(picture: Tensor, draws: Draws, probability: float) -> Tensor:
+def _grainy(batch: FaceBatch, draws: Draws, most: float) -> FaceBatch:
+    """Gaussian noise, the stretch of a fixed long row that begins at a random place."""
+    length = batch.image[0].numel()
+    start, deviation = draws.uniform(0, _GRAIN).long().tolist(), draws.uniform(0, most).tolist()
+    rows = [_grain(length)[first : first + length] * scale for first, scale in zip(start, deviation, strict=True)]
+    return replace(batch, image=torch.stack(rows).view_as(batch.image).add_(batch.image).clamp_(0, 1))
+
+
+@functools.lru_cache(2)
+def _grain(length: int) -> Float[Tensor, " values"]:
+    values = np.random.default_rng(0).standard_normal(_GRAIN + length, dtype=np.float32)
+    return torch.from_numpy(values).clamp_(-3, 3)
+
+
+def _as_jpeg(batch: FaceBatch, draws: Draws) -> FaceBatch:
     """Through an encoder and a decoder at a quality between 10 and 80."""
-    quality = draws.uniform(10, 80)
-    result = picture.clone()
-    for row in draws.chance(probability).nonzero()[:, 0].tolist():
-        levels = (picture[row].flip(0) * 255).round().to(torch.uint8).permute(1, 2, 0)  # OpenCV's B, G, R
-        _, code = cv2.imencode(".jpg", levels.contiguous().numpy(), [cv2.IMWRITE_JPEG_QUALITY, int(quality[row])])
+    results = []
+    for picture, quality in zip(batch.image, draws.uniform(10, 80).tolist(), strict=True):
+        levels = (picture.flip(0) * 255).round().to(torch.uint8).permute(1, 2, 0)  # OpenCV's B, G, R
+        _, code = cv2.imencode(".jpg", levels.contiguous().numpy(), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
         decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
-        result[row] = torch.from_numpy(decoded).permute(2, 0, 1).flip(0).float() / 255
-    return result
-
-
-def _flip(values: Tensor) -> Tensor:
-    return values.new_tensor([-1.0, 1.0, 1.0])
-
-
-def mirrored_points(points: Float[Tensor, "batch 68 2"], width: int) -> Float[Tensor, "batch 68 2"]:
-    """Landmarks (px) of a face in the mirror image of its picture."""
-    flipped = torch.stack([width - points[..., 0], points[..., 1]], -1)
-    return flipped[:, torch.from_numpy(MIRROR_68)]
-
-
-def _mirrored_camera(camera: Camera, width: int) -> Camera:
-    flip = _flip(camera.rotation)
-    principal_point = camera.principal_point * camera.principal_point.new_tensor([-1, 1])
-    return replace(
-        camera,
-        rotation=flip[:, None] * camera.rotation * flip,
-        translation=camera.translation * camera.translation.new_tensor([-1, 1]),
-        principal_point=principal_point + principal_point.new_tensor([width, 0]),
-    )
-
-
-def _mirrored_light(light: Tensor) -> Tensor:
-    sign = light.new_ones(9)
-    sign[list(_ODD_IN_X)] = -1
-    return light * sign
-
-
-def _turned_light(light: Tensor | None, angle: Tensor) -> Tensor | None:
-    """Light lives in the camera's frame, where a picture that turns clockwise turns y towards x."""
-    if light is None:
-        return None
-    c, s = angle.cos()[:, None], angle.sin()[:, None]
-    c2, s2 = (2 * angle).cos()[:, None], (2 * angle).sin()[:, None]
-    one, y, z, x, xy, yz, zz, xz, xx_yy = light.unbind(-1)
-    first = (one, c * y - s * x, z, c * x + s * y)
-    second = (c2 * xy - s2 * xx_yy, c * yz - s * xz, zz, c * xz + s * yz, c2 * xx_yy + s2 * xy)
-    return torch.stack([*first, *second], -1)
-
-
-def _where(chosen: Tensor, yes, no):
-    """Samples of ``yes`` where chosen, else of ``no``, field by field."""
-    picked = {}
-    for item in fields(no):
-        first, second = getattr(yes, item.name), getattr(no, item.name)
-        if isinstance(second, Camera):
-            picked[item.name] = _where(chosen, first, second)
-        elif isinstance(second, Tensor):
-            picked[item.name] = torch.where(chosen.view(-1, *[1] * (second.ndim - 1)), first, second)
-    return replace(no, **picked)
+        results.append(torch.from_numpy(decoded).permute(2, 0, 1).flip(0).float() / 255)
+    return replace(batch, image=torch.stack(results))

@@ -9,6 +9,7 @@ from torch import Tensor
 from nl3dmm.types import TensorFields
 
 MIN_SIZE = 40.0  # px
+OWN_CONFIDENCE = 0.9  # least one of a face that our own detector returns
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Choose a face detector: our own, which is shipped, or MediaPipe's or dlib's where they are installed."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nl3dmm.config import check_range
-from nl3dmm.data.detected_faces import MIN_SIZE, DetectedFaces, FaceDetector, collect_faces
+from nl3dmm.data.detected_faces import MIN_SIZE, OWN_CONFIDENCE, DetectedFaces, FaceDetector, collect_faces
 from nl3dmm.data.images import ImageSource, read_image
 from nl3dmm.errors import AssetError, BackendError, ConfigError
 
@@ -51,8 +52,14 @@ def detect_landmarks(
     return found[sides >= 0.8 * min_size][:max_faces]  # what is looked for is known to a fifth
 
 
-def load_detector(name: str = "own", min_size: float | int = MIN_SIZE) -> FaceDetector:
+def load_detector(
+    name: str = "own", min_size: float | int = MIN_SIZE, confidence: float | int = OWN_CONFIDENCE
+) -> FaceDetector:
     """A detector by name.
+
+    Args:
+        min_size: px of the smallest faces that our own looks for; others look for what they were made for.
+        confidence: least one of the faces that our own returns.
 
     Raises:
         ConfigError: unknown name.
@@ -62,13 +69,34 @@ def load_detector(name: str = "own", min_size: float | int = MIN_SIZE) -> FaceDe
     if name == "own":
         from nl3dmm.data.own_detector import OwnDetector  # here: whoever reads a photo need not load networks
 
-        return OwnDetector(min_size=min_size)
+        return OwnDetector(min_size=min_size, confidence=confidence)
+    kind, path = _plugin(name)
+    return _PLUGINS[kind](path)
+
+
+def detector_identity(name: str) -> str:
+    """What its results depend on: kind and SHA-256 of its weights, wherever the file lies.
+
+    Raises:
+        ConfigError, AssetError: see ``load_detector``.
+    """
+    if name == "own":
+        from nl3dmm.data.own_detector import WEIGHTS
+
+        kind, path = name, WEIGHTS
+    else:
+        kind, path = _plugin(name)
+    return f"{kind}:sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _plugin(name: str) -> tuple[str, Path]:
+    """Kind and model file."""
     kind, _, path = name.partition(":")
     if kind not in _PLUGINS or not path:
         raise ConfigError(f"detector: got {name!r}; expected own, mediapipe:PATH.task or dlib:PATH.dat. Choose one.")
     if not Path(path).is_file():
         raise AssetError(f"detector: got {path}, which is no file; expected {kind}'s model file. Check the path.")
-    return _PLUGINS[kind](Path(path))
+    return kind, Path(path)
 
 
 class MediaPipeDetector:

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from nl3dmm.data.augment import AugmentConfig, colour, degrade, dress, mirror, transformed
+from nl3dmm.data.augment import AugmentConfig, colour, degrade, dress
 from nl3dmm.data.dressing import landmarks_of, without_features
+from nl3dmm.data.motion import mirror, transformed
 from nl3dmm.geometry.plane import PlaneSimilarity, similarity_onto
 from nl3dmm.nn.landmark_network import CROP_SIZE, FacePlace, place_of
 from nl3dmm.synthetic.clutter import clutter

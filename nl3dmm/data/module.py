@@ -11,8 +11,11 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nl3dmm.data.augment import AugmentConfig, augment
+from nl3dmm.synthetic.draws import Draws
 from nl3dmm.types import FaceBatch
 
+_SALT = 22  # ``PhotoSet`` has the one before
 Labels = Callable[[FaceBatch], FaceBatch]
 
 
@@ -58,6 +61,22 @@ class Turns:
         """Which of its own batches a step takes; None where it is not its turn."""
         before, after = (math.floor((step - self.first + more) * self.share) for more in (0, 1))
         return before if step >= self.first and after > before else None
+
+
+class AugmentedFaces:
+    """Another source, whose faces look different each time a run sees them: a function of the seed and the visit."""
+
+    def __init__(self, source: FaceSource, config: AugmentConfig, seed: int, vertex_mirror: Int[Tensor, " vertices"]):
+        self.source, self.config, self.seed, self.vertex_mirror = source, config, seed, vertex_mirror
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, indices: Int[Tensor, " batch"], visits: Int[Tensor, " batch"] | None = None) -> FaceBatch:
+        batch = self.source.read(indices, visits)
+        if visits is None:
+            return batch
+        return augment(batch, self.config, Draws(self.seed, visits, _SALT), self.vertex_mirror)
 
 
 class StepBatches(Dataset[FaceBatch]):

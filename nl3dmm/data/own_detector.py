@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nl3dmm.config import check_range
-from nl3dmm.data.augment import mirrored_points
-from nl3dmm.data.detected_faces import MIN_SIZE, DetectedFaces, collect_faces
+from nl3dmm.data.detected_faces import MIN_SIZE, OWN_CONFIDENCE, DetectedFaces, collect_faces
+from nl3dmm.data.motion import mirrored_points
 from nl3dmm.errors import AssetError
 from nl3dmm.nn.landmark_network import CROP_SIZE, FacePlace, LandmarkNetwork, place_of
 from nl3dmm.types import TensorFields, concatenate
@@ -45,7 +45,7 @@ class OwnDetector:
         network: LandmarkNetwork | None = None,
         min_size: float | int = MIN_SIZE,
         heat: float | int = 0.25,
-        confidence: float | int = 0.9,
+        confidence: float | int = OWN_CONFIDENCE,
     ):
         """Args:
         network: the shipped one by default.

@@ -1,5 +1,7 @@
 """Random numbers that belong to one sample each: a function of (seed, index, salt) and of nothing else."""
 
+import copy
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -16,9 +18,16 @@ class Draws:
         self.device = device
         self._generators = [np.random.default_rng([seed, index, salt]) for index in indices.tolist()]
 
+    def __getitem__(self, rows: Int[Tensor, " some"]) -> "Draws":
+        """The generators of some samples, not copies of them: what they draw here is drawn."""
+        some = copy.copy(self)
+        some._generators = [self._generators[row] for row in rows.tolist()]
+        return some
+
     def _stack(self, draw) -> Float[Tensor, "batch ..."]:
-        values = np.stack([draw(generator) for generator in self._generators]).astype(np.float32)
-        return torch.from_numpy(values).to(self.device)
+        drawn = [draw(generator) for generator in self._generators]
+        values = drawn[0][None] if len(drawn) == 1 else np.stack(drawn)  # stacking one takes longer than drawing it
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)
 
     def uniform(self, low: float | int, high: float | int, *shape: int) -> Float[Tensor, "batch ..."]:
         return self._stack(lambda generator: generator.uniform(low, high, shape))

@@ -175,9 +175,13 @@ class Surroundings:
         return encode_srgb(intensity) if self._srgb else intensity
 
 
+def hair_colour(draws: Draws) -> Float[Tensor, "batch 3"]:
+    """One of the usual ones, sRGB."""
+    return torch.tensor(_HAIR)[draws.uniform(0, len(_HAIR)).long().clamp_max(len(_HAIR) - 1)]
+
+
 def _draw_hair(draws: Draws, size: int) -> Hair:
-    pick = draws.uniform(0, len(_HAIR), 1).long().squeeze(1).clamp_max(len(_HAIR) - 1)
-    colour = (torch.tensor(_HAIR)[pick] * draws.uniform(0.75, 1.25, 1)).clamp(0, 1)[..., None, None]
+    colour = (hair_colour(draws) * draws.uniform(0.75, 1.25, 1)).clamp(0, 1)[..., None, None]
     any_, long = draws.chance(0.88, 1, 1, 1), draws.chance(0.4, 1, 1, 1)
     thickness = draws.uniform(5, 24, 1)
     fringe = draws.chance(0.25, 1, 1, 1) * draws.uniform(0, 32, 1, 1, 1)

@@ -1,5 +1,6 @@
 """Train the face and landmark detector on the synthetic world alone."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def train_landmarks(
     network.regressor.mean_points.copy_(_mean_crop_points(pictures))
     network = network.to(memory_format=torch.channels_last)
     state = _State(network, torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay))
-    _resume(folder, config, state)
+    facts = _decisive(config, pictures)
+    _resume(folder, facts, state)
     mining = round(config.mine_after * config.steps)
     while state.step < config.steps:
         if state.step >= mining and state.tempting is None:
@@ -81,7 +83,7 @@ def train_landmarks(
             losses = _step(state, config, small, crops)
             progress(state.step, losses)
             if folder is not None and (state.step % config.save_every == 0 or state.step == config.steps):
-                _save(folder, config, state)
+                _save(folder, facts, state)
     return network.eval()
 
 
@@ -142,16 +144,20 @@ def _mean_crop_points(pictures: LandmarkPictures) -> Tensor:
     return place.to_crop().points(pictures.landmarks).mean(0) / CROP_SIZE - 0.5
 
 
-def _decisive(config: LandmarkTraining) -> dict[str, Any]:
+def _decisive(config: LandmarkTraining, pictures: LandmarkPictures) -> dict[str, Any]:
     """What a run's result depends on."""
-    return {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every")}
+    digest = hashlib.sha256()
+    for values in (pictures.image, pictures.landmarks, pictures.kind):
+        digest.update(values.numpy())
+    facts = {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every")}
+    return facts | {"pictures": digest.hexdigest()}
 
 
-def _save(folder: Path, config: LandmarkTraining, state: _State) -> None:
+def _save(folder: Path, facts: dict[str, Any], state: _State) -> None:
     tempting = state.tempting
     values = {
         "step": state.step,
-        "config": _decisive(config),
+        "config": facts,
         "network": state.network.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "tempting": None if tempting is None else [tempting.picture, *vars(tempting.place).values()],
@@ -160,15 +166,15 @@ def _save(folder: Path, config: LandmarkTraining, state: _State) -> None:
         torch.save(values, temporary)
 
 
-def _resume(folder: Path | None, config: LandmarkTraining, state: _State) -> None:
+def _resume(folder: Path | None, facts: dict[str, Any], state: _State) -> None:
     """Bring the state to where the folder's checkpoint stands, if there is one."""
     if folder is None or not (folder / CHECKPOINT).is_file():
         return
     values = _read(folder / CHECKPOINT)
-    if values["config"] != _decisive(config):
+    if values["config"] != facts:
         raise CheckpointError(
-            f"output: got {folder}, which holds a run of other settings {values['config']}; expected an empty folder "
-            "or the same settings. Choose another output or delete that folder."
+            f"output: got {folder}, which holds a run of other settings or pictures {values['config']}; expected an "
+            "empty folder or the same ones. Choose another output or delete that folder."
         )
     state.network.load_state_dict(values["network"])
     state.optimizer.load_state_dict(values["optimizer"])

@@ -17,11 +17,12 @@ from nl3dmm.assets.load import load_template
 from nl3dmm.assets.storage import save_template
 from nl3dmm.checkpoint import TEMPLATE_FILE, TrainedSystem, find_checkpoint, load_encoder, load_system
 from nl3dmm.config import config_to_yaml
+from nl3dmm.data.augment import NONE
 from nl3dmm.data.bank import FaceBank, default_cache
 from nl3dmm.data.images import write_png
 from nl3dmm.data.labels import CoarseLabels
-from nl3dmm.data.module import BankDataModule, Turns
-from nl3dmm.data.photos import JitterConfig, PhotoSet
+from nl3dmm.data.module import AugmentedFaces, BankDataModule, FaceSource, Turns
+from nl3dmm.data.photos import PhotoSet
 from nl3dmm.data.shards import ShardSet
 from nl3dmm.errors import CheckpointError, ConfigError
 from nl3dmm.evaluation.accuracy import Protocol, evaluate, sample_faces, table
@@ -67,7 +68,8 @@ def run_training(config: RunConfig) -> Path:
     if resume_from is None:
         fit_linear_model(module.system.model, bank, labels)
     training = config.training
-    data = BankDataModule(bank, config.seed, training.batch_size, training.steps, config.data.workers, labels, turns)
+    faces = _augmented(bank, config)
+    data = BankDataModule(faces, config.seed, training.batch_size, training.steps, config.data.workers, labels, turns)
     panels = _Panels(world, output, config.training.panel_every)
     trainer = build_trainer(config, [HealthMonitor(config, template.uv_mask), panels], first_step)
     started = time.perf_counter()
@@ -116,12 +118,17 @@ def _open_bank(world: SyntheticWorld, config: RunConfig, console: Console) -> Fa
         return bank
 
 
+def _augmented(bank: FaceBank, config: RunConfig) -> FaceSource:
+    change, mirror = config.augment.synthetic, bank.world.template.mirror
+    return bank if change == NONE else AugmentedFaces(bank, change, config.seed, mirror)
+
+
 def _photo_turns(config: RunConfig, output: Path) -> Turns | None:
     """Prepared photos, which take their share of the fine-tuning steps."""
     if config.data.photos is None:
         return None
     shards = ShardSet(Path(config.data.photos), output / "bad_samples.jsonl")
-    photos = PhotoSet(shards, config.model.image_size, JitterConfig(), config.seed)
+    photos = PhotoSet(shards, config.model.image_size, config.augment.photos, config.seed)
     return Turns(photos, config.training.finetune_start, config.data.photo_share)
 
 

@@ -14,7 +14,7 @@ from photo_folders import DiscDetector, contents, discs, jpeg, synthetic_faces, 
 
 from nl3dmm.data.module import StepBatches
 from nl3dmm.data.photo_faces import PrepConfig
-from nl3dmm.data.photos import JitterConfig, PhotoSet
+from nl3dmm.data.photos import PhotoSet
 from nl3dmm.data.prepare import prepare_photos
 from nl3dmm.data.shards import ShardSet
 from nl3dmm.prep import main
@@ -157,7 +157,7 @@ def test_detectors_work_in_workers(tmp_path):
 
 
 def test_shards_feed_training(straight):
-    batches = StepBatches(PhotoSet(ShardSet(straight), 48, JitterConfig()), seed=0, batch_size=8)
+    batches = StepBatches(PhotoSet(ShardSet(straight), 48), seed=0, batch_size=8)
     batch = batches[3]
     assert batch.image.shape == (8, 3, 48, 48)
     assert 0.1 < float(batch.mask.float().mean()) < 0.6

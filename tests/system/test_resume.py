@@ -107,12 +107,13 @@ def test_stopped_twice_equals_never_stopped(straight, watched, tmp_path, capsys)
 
 
 def test_photos_join_in_fine_tuning_and_go_on(watched, small_template, tmp_path):
-    """Half of the fine-tuning steps see prepared photos, which have no labels; stopped or not."""
+    """Half of the fine-tuning steps see prepared photos, which have no labels; stopped or not; all are augmented."""
     faces, folder = synthetic_faces(small_template, 5, size=96), tmp_path / "photos"
     for index in range(5):
         write_photo(folder / f"{index}.jpg", faces.image[index], faces.landmarks[index : index + 1])
     prepare_photos(folder, tmp_path / "prepared", PrepConfig(size=64, min_face=32.0))
     options = (f"data.photos={tmp_path / 'prepared'}", "data.photo_share=0.5")
+    options += ("augment.synthetic.mirror=0.5", "augment.synthetic.objects=0.5", "augment.photos.blur=0.5")
     assert watched(tmp_path / "straight", *options)[0] == 0
     labelled = [row["terms/shape"] != "nan" for row in metrics(tmp_path / "straight")]
     assert labelled == [True] * BORDER + [True, False] * ((STEPS - BORDER) // 2)

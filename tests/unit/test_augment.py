@@ -1,19 +1,18 @@
 """Augmentation: what is known of a face moves with its picture, and random numbers belong to samples."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from nl3dmm.data.augment import AugmentConfig, augment, colour, degrade, dress, mirror, move
+from nl3dmm.data.augment import NONE, PHOTOS, AugmentConfig, augment, colour, degrade, dress, move
 from nl3dmm.data.dressing import add_glasses, add_hair, add_objects, replace_background, without_features
+from nl3dmm.data.motion import mirror
 from nl3dmm.errors import ConfigError, ShapeError
 from nl3dmm.geometry.camera import project
 from nl3dmm.geometry.plane import PlaneSimilarity, similarity_onto
 from nl3dmm.synthetic.draws import Draws
 from nl3dmm.types import Camera, FaceBatch
-
-NOTHING = AugmentConfig(**{item.name: 0.0 for item in fields(AugmentConfig)})
 
 
 def draws(count: int = 4, first: int = 0) -> Draws:
@@ -36,7 +35,7 @@ def shared_pixels(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def test_nothing_changes_when_all_is_off(batch, small_template):
-    same = augment(batch, NOTHING, draws(), small_template.mirror)
+    same = augment(batch, NONE, draws(), small_template.mirror)
     torch.testing.assert_close(same.image, batch.image, atol=1e-4, rtol=0)
     torch.testing.assert_close(same.landmarks, batch.landmarks)
     assert torch.equal(same.mask, batch.mask)
@@ -119,17 +118,34 @@ def test_geometry_survives_what_only_changes_colours(step, batch):
 
 @pytest.mark.parametrize("add", [add_hair, add_glasses, add_objects])
 def test_what_hides_skin_leaves_the_mask(add, batch):
-    some = torch.tensor([1.0, 0, 1, 0])
-    dressed = add(batch, draws(), some)
-    assert torch.equal(dressed.image[1], batch.image[1])
-    assert torch.equal(dressed.mask[3], batch.mask[3])
+    dressed = add(batch, draws())
+    assert torch.equal(dressed.landmarks, batch.landmarks)
     untouched = (dressed.image == batch.image).all(1)
     assert not (dressed.mask & ~untouched)[:, 1:-1, 1:-1].float().mean() > 0.1  # soft rims only
     assert (batch.mask & ~dressed.mask).any()
 
 
+@pytest.mark.parametrize("name", ["background", "hair", "glasses", "objects", "shadow", "blur", "jpeg"])
+def test_only_the_share_that_is_asked_for_is_changed(name, small_world):
+    faces = small_world.sample(torch.arange(16))
+    some = augment(faces, replace(NONE, **{name: 0.5}), draws(16))
+    is_changed = (some.image != faces.image).flatten(1).any(1)
+    assert 3 < int(is_changed.sum()) < 13
+    assert torch.equal(some.mask[~is_changed], faces.mask[~is_changed])
+
+
+def test_photos_change_mildly(batch, small_template):
+    changed = augment(batch, PHOTOS, draws(), small_template.mirror)
+    assert_consistent(changed, small_template, tolerance=0.3)
+    still = augment(
+        batch, replace(PHOTOS, turn=0.0, zoom=0.0, shift=0.0, mirror=0.0, objects=0.0, glasses=0.0), draws()
+    )
+    assert 0.005 < float((still.image - batch.image).abs().mean()) < 0.15
+    assert float(still.image.std(1).mean()) > 0.3 * float(batch.image.std(1).mean())  # coloured as before, not grey
+
+
 def test_glasses_are_on_the_eyes(batch):
-    dressed = add_glasses(batch, draws(), torch.ones(4))
+    dressed = add_glasses(batch, draws())
     changed = (dressed.image - batch.image).abs().sum(1) > 0.02
     rows = torch.arange(48) + 0.5
     middle = (changed.sum(2) * rows).sum(1) / changed.sum((1, 2))
@@ -139,7 +155,7 @@ def test_glasses_are_on_the_eyes(batch):
 
 
 def test_the_background_is_replaced_and_the_skin_is_not(batch):
-    other = replace_background(batch, draws(), torch.ones(4))
+    other = replace_background(batch, draws())
     inner = torch.nn.functional.avg_pool2d(batch.mask[:, None].float(), 7, 1, 3)[:, 0] > 0.999
     change = (other.image - batch.image).abs().mean(1)
     assert change[inner].amax() < 1e-4
@@ -156,11 +172,21 @@ def test_blank_heads_have_no_eyes(batch):
 def test_a_sample_does_not_depend_on_its_batch(batch, small_template):
     whole = augment(batch, AugmentConfig(), draws(), small_template.mirror)
     alone = augment(batch[2], AugmentConfig(), draws(1, 2), small_template.mirror)
-    torch.testing.assert_close(alone.image[0], whole.image[2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone.image[0], whole.image[2], atol=1e-4, rtol=0)  # the motion rounds differently
     torch.testing.assert_close(alone.landmarks[0], whole.landmarks[2])
     assert torch.equal(alone.mask[0], whole.mask[2])
     again = augment(batch, AugmentConfig(), draws(), small_template.mirror)
     assert torch.equal(again.image, whole.image)
+    still = replace(AugmentConfig(), turn=0.0, zoom=0.0, shift=0.0)
+    whole, alone = (
+        augment(each, still, dice) for each, dice in ((bare(batch), draws()), (bare(batch[2]), draws(1, 2)))
+    )
+    assert torch.equal(alone.image[0], whole.image[2])
+
+
+def bare(batch: FaceBatch) -> FaceBatch:
+    """What is known of a photo."""
+    return FaceBatch(batch.image, batch.index, batch.landmarks, batch.mask)
 
 
 def test_photos_without_truth_are_augmented_too(batch):

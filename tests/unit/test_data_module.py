@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from nl3dmm.data.augment import AugmentConfig
 from nl3dmm.data.bank import FaceBank
-from nl3dmm.data.module import BankDataModule, Turns, batch_indices
+from nl3dmm.data.module import AugmentedFaces, BankDataModule, StepBatches, Turns, batch_indices
+from nl3dmm.geometry.camera import project
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,46 @@ def test_a_spawned_worker_gives_the_same_batches(bank):
         for name in ("image", "albedo", "mask", "landmarks"):
             assert getattr(batch, name).equal(getattr(expected, name)), name
         torch.testing.assert_close(batch.vertices, expected.vertices, atol=2e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4")  # more than there are cores
+def test_one_worker_and_four_give_the_same_bytes(bank, small_template):
+    changing = AugmentedFaces(bank, AugmentConfig(), 5, small_template.mirror)
+    for source in (bank, changing, PlainWorld(bank.world)):
+        first, second = (
+            list(DataLoader(StepBatches(source, 2, 3), batch_size=None, sampler=range(5), num_workers=count))
+            for count in (1, 4)
+        )
+        for one, four in zip(first, second, strict=True):
+            assert one.camera.rotation.equal(four.camera.rotation)
+            for name in ("index", "image", "albedo", "mask", "landmarks", "vertices", "sh_coefficients"):
+                assert getattr(one, name).equal(getattr(four, name)), name
+
+
+class PlainWorld:
+    """Faces drawn in the loader's processes, without a bank."""
+
+    def __init__(self, world):
+        self.world = world
+
+    def __len__(self) -> int:
+        return 10
+
+    def read(self, indices, visits=None):
+        return self.world.sample(indices)
+
+
+def test_faces_look_different_at_every_visit(bank, small_template):
+    faces = AugmentedFaces(bank, AugmentConfig(), 5, small_template.mirror)
+    rows = torch.tensor([4, 4])
+    twice = faces.read(rows, torch.tensor([7, 8]))
+    assert twice.index.tolist() == [4, 4]
+    assert not twice.image[0].equal(twice.image[1])
+    assert not twice.landmarks[0].equal(twice.landmarks[1])
+    pixels, _ = project(twice.camera, small_template.landmarks(twice.vertices))
+    torch.testing.assert_close(pixels, twice.landmarks, atol=0.3, rtol=0)  # the template's sides differ by less
+    assert faces.read(rows, torch.tensor([7, 8])).image.equal(twice.image)
+    assert faces.read(rows[:1]).image.equal(bank.read(rows[:1]).image)  # not a visit of a run
 
 
 def test_resumed_loader_goes_on_where_it_stopped(bank):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,17 @@ import torch
 from PIL import Image
 
 import nl3dmm.data
-from nl3dmm.data.detection import _MEDIAPIPE_68, DetectedFaces, collect_faces, detect_landmarks, load_detector
+from nl3dmm.data.detection import (
+    _MEDIAPIPE_68,
+    DetectedFaces,
+    collect_faces,
+    detect_landmarks,
+    detector_identity,
+    load_detector,
+)
 from nl3dmm.data.landmark_pictures import FAR, NEAR, TemptingPlaces, draw_pictures, finder_batch, regressor_batch
 from nl3dmm.data.own_detector import WEIGHTS, OwnDetector, load_network, suppress
-from nl3dmm.errors import AssetError, BackendError, ConfigError
+from nl3dmm.errors import AssetError, BackendError, CheckpointError, ConfigError
 from nl3dmm.evaluation.landmark_accuracy import box_overlap, point_error, reference_faces, yaw_of
 from nl3dmm.nn.landmark_network import (
     CROP_FILL,
@@ -88,6 +96,18 @@ def test_detect_landmarks_reads_photos_upright_and_selects_faces(face, tmp_path)
 def test_unknown_detectors_are_refused(name):
     with pytest.raises(ConfigError, match=r"detector: got .* expected own, mediapipe:PATH.task or dlib:PATH.dat"):
         load_detector(name)
+
+
+def test_a_detector_is_known_by_its_weights_wherever_they_lie(tmp_path):
+    for name in ("a.dat", "b.dat", "c.dat"):
+        (tmp_path / name).write_bytes(b"weights" if name < "c" else b"others")
+    first, second, third = (detector_identity(f"dlib:{tmp_path / name}") for name in ("a.dat", "b.dat", "c.dat"))
+    assert first == second != third
+    assert str(tmp_path) not in first
+    card = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
+    assert detector_identity("own") == f"own:sha256={card['sha256']}"
+    with pytest.raises(AssetError, match="which is no file"):
+        detector_identity(f"dlib:{tmp_path / 'none.dat'}")
 
 
 @pytest.mark.parametrize("package", ["mediapipe", "dlib"])
@@ -269,6 +289,8 @@ def test_a_resumed_training_equals_one_without_a_stop(pictures, tmp_path):
         pictures, config, tmp_path, lambda step, losses: steps.append(step) if "points" in losses else None
     )
     assert steps == [4, 5, 6]
+    with pytest.raises(CheckpointError, match="other settings or pictures"):
+        train_landmarks(replace(pictures, image=pictures.image.flip(0)), config, tmp_path)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-6, rtol=1e-5)
 

@@ -1,9 +1,12 @@
 """The config of a run: paper defaults, ranges, shipped files, --print-config."""
 
+from dataclasses import replace
+
 import pytest
 
 from nl3dmm.assets.locations import asset_folder
 from nl3dmm.config import config_from_dict, config_to_dict, config_to_yaml, load_config
+from nl3dmm.data.augment import NONE, PHOTOS
 from nl3dmm.data.labels import LabelConfig
 from nl3dmm.errors import ConfigError
 from nl3dmm.settings import DataConfig, RunConfig, TrainingConfig
@@ -19,6 +22,16 @@ def test_defaults_are_the_papers_sizes():
     assert (config.model.image_size, config.model.shape_latent, config.model.albedo_latent) == (224, 320, 320)
     assert (config.model.encoder.width, config.model.encoder.stages) == (32, 5)
     assert (config.model.decoder.width, config.model.decoder.up_samplings) == (16, 5)
+
+
+def test_configs_of_older_checkpoints_get_todays_augmentation():
+    stored = config_to_dict(RunConfig())
+    del stored["augment"]
+    assert config_from_dict(RunConfig, stored) == RunConfig()
+    assert RunConfig().augment.synthetic == NONE
+    changed = load_config(RunConfig, [], ["augment.photos.blur=0.5", "augment.synthetic.mirror=0.5"])
+    assert (changed.augment.photos.blur, changed.augment.photos.jpeg) == (0.5, PHOTOS.jpeg)
+    assert changed.augment.synthetic == replace(NONE, mirror=0.5)
 
 
 def test_there_are_shipped_configs():

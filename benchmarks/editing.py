@@ -17,6 +17,7 @@ either picture, which also counts where it lies elsewhere. ``l21_inside``: over 
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file; other data's figures in it stay")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UserWarning)  # a sticker that is half hidden is measured like any other
     trained = load_system(chosen.model)
     source = _source(trained, chosen)
     rows, pictures = [], []
@@ -73,8 +75,11 @@ def main() -> None:
     mean = {name: {way: _mean([row[name].get(way) for row in rows]) for way in rows[0][name]} for name in names}
     label = "world" if chosen.data is None else chosen.data.name
     old = json.loads(chosen.output.read_text()) if chosen.output.is_file() else {}
-    command = f"python -m benchmarks.editing {chosen.model.name} --faces {chosen.faces} --steps {chosen.steps}"
-    facts = {"machine": {**machine([]), "command": command}, "template": trained.template.name, "step": trained.step}
+    data = "" if chosen.data is None else f" --data {label} --ict {chosen.ict.name}"
+    command = f"python -m benchmarks.editing {chosen.model.name}{data} --faces {chosen.faces} --steps {chosen.steps}"
+    config = trained.config
+    facts = {"machine": {**machine([]), "command": command}, "template": trained.template.name}
+    facts["model"] = {"decoder": config.model.decoder.kind, "images": config.training.images, "step": trained.step}
     facts |= {"size_mm": chosen.size_mm, "picture_px": _SIZE, "mean": mean, "faces": rows}
     chosen.output.write_text(json.dumps(old | {label: facts}, indent=1) + "\n", encoding="utf-8")
     Console().print_json(data=mean)

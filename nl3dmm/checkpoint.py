@@ -1,6 +1,8 @@
 """Trained systems on disk: what a checkpoint says about itself, and loading with every claim verified."""
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,12 @@ class TrainedSystem:
     template: FaceTemplate
     step: int
     path: Path
+
+    @cached_property
+    def cpu_model(self) -> FaceModel:
+        """The model, or one copy of it on the CPU."""
+        model = self.system.model
+        return model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def describe(config: RunConfig, template: FaceTemplate) -> dict[str, Any]:

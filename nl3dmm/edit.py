@@ -8,17 +8,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nl3dmm.cli import Parser, report_errors
 from nl3dmm.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
-    from nl3dmm.editing import Edit
-    from nl3dmm.reconstruction import Reconstruction
+    from torch import Tensor
+
+    from nl3dmm.editing import Edit, FaceInPhoto
     from nl3dmm.stickers import Sticker
 
 _STAR = "star"
+_WRITTEN = ("edited.png", "albedo.png", "mask.png")
 
 
 def _parser() -> Parser:
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from nl3dmm.data.images import read_sticker
+    from nl3dmm.editing import apply_sticker
     from nl3dmm.fitting.photos import fit_latent
     from nl3dmm.outputs import prepare_output_folder
     from nl3dmm.stickers import Sticker, star
@@ -64,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = prepare_output_folder(options.output)
     picture = star() if options.sticker == _STAR else read_sticker(options.sticker)
     sticker = Sticker(picture, _place(options.at), options.size, options.rotation, options.blend)  # checked first
+    _check_not_written(options.photo, folder)
+    occluder = _read_occluder(options.occluder, options.photo)
     face = fit_latent(
         options.photo,
         model=options.model,
@@ -72,13 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps=options.steps,
         device=options.device,
     )
-    edit = _edit(face, sticker, options)
+    scene = face.in_photo(occluder)
+    edit = apply_sticker(scene, sticker, _light(scene, options.light))
     _save(edit, sticker, folder)
     console.print(
         f"{int(edit.mask.sum())} pixels edited, {100 * edit.visible:.0f} % of the sticker seen\n"
         f"edited.png, albedo.png, mask.png, edit.json are in {folder}",
         highlight=False,
         soft_wrap=True,
+        markup=False,
     )
     return 0
 
@@ -94,24 +101,33 @@ def _place(text: str) -> str | tuple[float, float]:
     return u, v
 
 
-def _edit(face: "Reconstruction", sticker: "Sticker", options: Any) -> "Edit":
+def _check_not_written(photo: Path, folder: Path) -> None:
+    if photo.absolute().parent == folder and photo.name in _WRITTEN:
+        raise ConfigError(f"photo: got {photo}, which the result would replace; expected another -o. Choose one.")
+
+
+def _read_occluder(path: Path | None, photo: Path) -> "Tensor | None":
+    """True where something hides the face; as large as the photo."""
+    if path is None:
+        return None
+    from nl3dmm.data.images import image_size, read_image
+
+    occluder = read_image(path).mean(0) > 0.5
+    size, expected = tuple(occluder.shape), image_size(photo)
+    if size != expected:
+        raise ImageError(
+            f"--occluder: got {size[1]} x {size[0]} px; expected {expected[1]} x {expected[0]}, as the photo. "
+            "Draw it on the photo."
+        )
+    return occluder
+
+
+def _light(scene: "FaceInPhoto", direction: Sequence[float] | None) -> "Tensor | None":
     import torch
 
-    from nl3dmm.data.images import read_image
-    from nl3dmm.editing import apply_sticker, lamp_light
+    from nl3dmm.editing import lamp_light
 
-    occluder = None
-    if options.occluder is not None:
-        occluder = read_image(options.occluder).mean(0) > 0.5
-        size, expected = tuple(occluder.shape), tuple(face.photo.shape[1:])
-        if size != expected:
-            raise ImageError(
-                f"--occluder: got {size[1]} x {size[0]} px; expected {expected[1]} x {expected[0]}, as the photo. "
-                "Draw it on the photo."
-            )
-    scene = face.in_photo(occluder)
-    light = None if options.light is None else lamp_light(scene, torch.tensor(options.light))
-    return apply_sticker(scene, sticker, light)
+    return None if direction is None else lamp_light(scene, torch.tensor(direction))
 
 
 def _save(edit: "Edit", sticker: "Sticker", folder: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nl3dmm.cli import Parser, report_errors
+from nl3dmm.errors import Nl3dmmError
 
 SOME_FAILED = 3
 
@@ -41,13 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nl3dmm.outputs import prepare_output_folder
 
     plan = FitPlan(options.steps, tuple(options.shared))
-    photos = find_photos(options.photos, options.frames, options.landmarks, options.box, options.mask)
+    given = (options.landmarks, options.box, options.mask)
+    photos = find_photos(options.photos, options.frames, options.output, *given)
     folder = prepare_output_folder(options.output)
     job = FitJob(photos, folder, load_model(options.model, options.device), plan)
     try:
         job.run()
     finally:  # also when interrupted: what is done is worth keeping
         job.close()
+    if job.only_failure:
+        raise Nl3dmmError(job.only_failure)
     fitted = job.fitted
     return 0 if fitted == len(photos) else SOME_FAILED if fitted else 1
 

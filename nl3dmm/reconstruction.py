@@ -1,6 +1,7 @@
 """What fitting a photo gives: shape, albedo, light and camera, the pictures made of them, and files."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -167,21 +168,33 @@ class Reconstruction(FaceViews):
             ShapeError: the fit is not finite.
         """
         path = Path(path)
+        if not path.suffix or path.is_dir():
+            return self.save_folder(path)
+        writers = self._writers()
+        if path.suffix.lower() not in writers:
+            kinds = ", ".join(writers)
+            raise OutputError(f"path: got {path}; expected a folder, or a file of {kinds}. Change the suffix.")
+        writers[path.suffix.lower()](path)
+        return path
+
+    def _writers(self) -> dict[str, Callable[[Path], None]]:
+        """Of one file, by its suffix."""
         view = (self.crop.size, self.crop.size)
-        writers = {
+        return {
             ".glb": lambda file: write_glb(file, self.mesh, self.face.camera, view, {"crop": vars(self.crop)}),
             ".obj": lambda file: write_obj(file, self.vertices, self.triangles, self.uv, self.albedo),
             ".ply": lambda file: write_ply(file, self.mesh),
             ".npz": lambda file: write_npz(file, self.arrays()),
             ".png": lambda file: write_png(self.panel, file),
         }
-        if path.suffix and not path.is_dir():
-            if path.suffix.lower() not in writers:
-                kinds = ", ".join(writers)
-                raise OutputError(f"path: got {path}; expected a folder, or a file of {kinds}. Change the suffix.")
-            writers[path.suffix.lower()](path)
-            return path
-        folder = prepare_output_folder(path)
+
+    def save_folder(self, path: str | Path) -> Path:
+        """``save`` of a folder whatever its name; returns its path.
+
+        Raises:
+            OutputError, ShapeError: as ``save``.
+        """
+        folder, writers = prepare_output_folder(path), self._writers()
         write_png(self.overlay, folder / "overlay.png")
         for name in ("panel.png", "face.glb", "face.obj"):
             writers[Path(name).suffix](folder / name)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from nl3dmm.assets.places import place_uv
+from nl3dmm.assets.places import check_place, place_uv
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.config import check_range
 from nl3dmm.errors import ConfigError, ShapeError
@@ -42,6 +42,8 @@ class Sticker:
     def __post_init__(self) -> None:
         check_range("size_mm", self.size_mm, 0.5, 1000)
         check_range("rotation", self.rotation, -3600, 3600)
+        if isinstance(self.at, str):
+            check_place(self.at)
         if self.blend not in get_args(Blend):
             raise ConfigError(f"blend: got {self.blend!r}; expected one of {get_args(Blend)}. Choose one.")
         if self.picture.ndim != 3 or len(self.picture) != 4 or not self.picture.isfinite().all():

@@ -23,14 +23,19 @@ _LEFT: dict[str, dict[int, float]] = {
 PLACES = (*_MIDDLE, *(f"{side}_{name}" for name in _LEFT for side in ("left", "right")))
 
 
+def check_place(place: str) -> None:
+    """Raises: ConfigError: there is no such place."""
+    if place not in PLACES:
+        raise ConfigError(f"at: got {place!r}; expected (u, v) or one of {', '.join(PLACES)}. Choose one.")
+
+
 def place_uv(template: FaceTemplate, place: str) -> tuple[float, float]:
     """UV point of a place in ``PLACES``.
 
     Raises:
         ConfigError: there is no such place.
     """
-    if place not in PLACES:
-        raise ConfigError(f"at: got {place!r}; expected (u, v) or one of {', '.join(PLACES)}. Choose one.")
+    check_place(place)
     side, _, name = place.partition("_")
     if side == "right":
         u, v = place_uv(template, f"left_{name}")

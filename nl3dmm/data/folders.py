@@ -41,7 +41,7 @@ def list_photos(folder: str | Path, is_clips: bool = False) -> Iterator[FacePhot
     people = _celeba_identities(folder)
     for photo in photos:
         name = photo.relative_to(folder)
-        yield FacePhoto(photo, _landmarks(photo), people.get(photo.name) or _identity(name, folder, is_clips))
+        yield FacePhoto(photo, landmarks_beside(photo), people.get(photo.name) or _identity(name, folder, is_clips))
 
 
 def _identity(name: Path, folder: Path, is_clips: bool) -> str:
@@ -52,7 +52,8 @@ def _identity(name: Path, folder: Path, is_clips: bool) -> str:
     return name.parts[0]
 
 
-def _landmarks(photo: Path) -> Path | None:
+def landmarks_beside(photo: Path) -> Path | None:
+    """A landmark file with the photo's name, that ``read_landmarks`` reads."""
     candidates = (photo.with_suffix(suffix) for suffix in LANDMARK_SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
 

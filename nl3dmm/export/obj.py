@@ -26,7 +26,7 @@ def write_obj(
     uv: Float[Tensor, "vertices 2"],
     texture: Float[Tensor, "3 uv_height uv_width"],
 ) -> None:
-    """Write ``NAME.obj`` with ``NAME.mtl`` and ``NAME.png`` beside it; each file is complete or absent.
+    """Write ``NAME.obj`` with ``NAME.mtl`` and ``NAME_albedo.png`` beside it; each file is complete or absent.
 
     Millimetres, object frame. OBJ counts indices from 1 and v upwards from the texture's last row, so v is written as
     ``1 - v``.
@@ -40,7 +40,7 @@ def write_obj(
     """
     path = check_suffix(path, ".obj")
     check_mesh(vertices, triangles, uv)
-    texture_path, material_path = path.with_suffix(".png"), path.with_suffix(".mtl")
+    texture_path, material_path = path.with_name(f"{path.stem}_albedo.png"), path.with_suffix(".mtl")
     write_png(texture, texture_path)
     _write_text(material_path, _MATERIAL.format(texture=texture_path.name))
     _write_text(path, _obj_text(material_path.name, vertices, triangles, uv))

@@ -1,6 +1,7 @@
 """Films: MP4 and GIF."""
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def _write_gif(path: Path, frames: Iterable[UInt8[ndarray, "height width 3"]], r
 def _write_mp4(path: Path, frames: Iterable[UInt8[ndarray, "height width 3"]], rate: float) -> None:
     import cv2
 
-    first, *others = frames
+    frames = iter(frames)
+    first = next(frames)
     height, width = first.shape[:2]
     for codec in _CODECS:
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, (width, height))
@@ -53,12 +55,16 @@ def _write_mp4(path: Path, frames: Iterable[UInt8[ndarray, "height width 3"]], r
             break
     else:
         raise BackendError(f"{path.suffix}: OpenCV has none of the codecs {', '.join(_CODECS)}. Write a .gif.")
-    for frame in (first, *others):
-        writer.write(frame[..., ::-1].copy())
-    writer.release()
+    count = 0
+    try:
+        for frame in chain([first], frames):
+            writer.write(frame[..., ::-1].copy())
+            count += 1
+    finally:
+        writer.release()
     written = _count_frames(path)
-    if written != 1 + len(others):  # OpenCV says nothing of a full disk
-        raise OSError(f"{written} of {1 + len(others)} frames were written")
+    if written != count:  # OpenCV says nothing of a full disk
+        raise OSError(f"{written} of {count} frames were written")
 
 
 def _count_frames(path: Path) -> int:

@@ -1,10 +1,10 @@
 """The work of ``python -m nl3dmm.fit``: which photos, what becomes of each, and where that is written."""
 
 import glob
+import itertools
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nl3dmm.checkpoint import TrainedSystem
-from nl3dmm.data.folders import list_photos
-from nl3dmm.data.images import read_image
+from nl3dmm.data.folders import landmarks_beside, list_photos
+from nl3dmm.data.images import ImageSource, read_image
 from nl3dmm.data.video import is_video, read_frames
-from nl3dmm.errors import ImageError
+from nl3dmm.errors import ImageError, ShapeError
 from nl3dmm.fitting.located_face import Box, PhotoInput
 from nl3dmm.fitting.photos import BATCH, FitFailure, FitPlan, fit_located, locate_faces
 from nl3dmm.machine import peak_memory_gib
@@ -38,51 +38,75 @@ class NamedPhoto:
 def find_photos(
     sources: Sequence[str],
     frames: int,
+    output: Path,
     landmarks: Path | None = None,
     box: Box | None = None,
     mask: Path | None = None,
 ) -> list[NamedPhoto]:
-    """Files, folders, patterns and videos -> photos with different names.
+    """Files, folders, patterns and videos -> photos with different names; landmark files beside them are used.
 
     Args:
         frames: of each video.
+        output: what lies in it is left out: it was written by an earlier run.
         landmarks, box, mask: of one photo.
 
     Raises:
         ImageError: nothing there, or landmarks, box or mask for several photos.
     """
-    photos = [photo for source in sources for photo in _photos_of(source, frames)]
+    found = [photo for source in sources for path in _expand(source) for photo in _photos_of(path, frames)]
+    photos = [(name, given) for name, given in found if not _lies_in(given.image, output)]
+    if not photos:
+        raise ImageError(f"photos: got none outside {output}; expected some. Choose another output folder.")
     if landmarks or box or mask:
         if len(photos) != 1:
             raise ImageError(
                 f"--landmarks, --box, --mask: got one for {len(photos)} photos; expected one photo. Put landmark files "
-                "beside the photos, with their names, and give the folder."
+                "beside the photos, with their names."
             )
-        hidden = None if mask is None else read_image(mask).mean(0) > 0.5
-        photos = [(photos[0][0], PhotoInput(photos[0][1].image, landmarks, box, hidden))]
-    seen: Counter[str] = Counter()
-    named = []
-    for name, given in photos:
-        seen[name] += 1
-        named.append(NamedPhoto(name if seen[name] == 1 else f"{name}-{seen[name]}", given))
+        (name, given), hidden = photos[0], None if mask is None else read_image(mask).mean(0) > 0.5
+        known = {"landmarks": landmarks, "box": box, "mask": hidden}
+        photos = [(name, replace(given, **{key: value for key, value in known.items() if value is not None}))]
+    return _with_names(photos)
+
+
+def _lies_in(image: ImageSource, folder: Path) -> bool:
+    return isinstance(image, Path) and folder.absolute() in image.absolute().parents
+
+
+def _with_names(photos: Sequence[tuple[str, PhotoInput]]) -> list[NamedPhoto]:
+    """Different ones, also where capitals do not count."""
+    taken, named = {STATUS_FILE, REPORT_FILE}, []
+    for stem, given in photos:
+        name = next(name for name in _numbered(stem) if name.casefold() not in taken)
+        taken.add(name.casefold())
+        named.append(NamedPhoto(name, given))
     return named
 
 
-def _photos_of(source: str, frames: int) -> list[tuple[str, PhotoInput]]:
-    path = Path(source)
+def _numbered(stem: str) -> Iterator[str]:
+    yield stem
+    yield from (f"{stem}-{number}" for number in itertools.count(2))
+
+
+def _expand(source: str) -> list[Path]:
+    """A pattern -> what it matches; anything else is the path that it names."""
+    if not glob.has_magic(source) or Path(source).exists():
+        return [Path(source)]
+    found = sorted(glob.glob(source, recursive=True))
+    if not found:
+        raise ImageError(f"{source}: got no such photos; expected a file, a folder or a pattern. Check the path.")
+    return [Path(path) for path in found]
+
+
+def _photos_of(path: Path, frames: int) -> list[tuple[str, PhotoInput]]:
     if path.is_dir():
         return [(item.photo.stem, PhotoInput(item.photo, item.landmarks)) for item in list_photos(path)]
     if is_video(path):
         return [
-            (f"{path.stem}-{number:06d}", PhotoInput(frame, label=f"{path.name}, frame {number}"))
+            (f"{path.stem}-{number:06d}", PhotoInput(frame, label=f"{path}, frame {number}"))
             for number, frame in read_frames(path, frames)
         ]
-    if path.is_file() or not glob.has_magic(source):
-        return [(path.stem, PhotoInput(path))]
-    found = sorted(glob.glob(source, recursive=True))
-    if not found:
-        raise ImageError(f"{source}: got no such photos; expected a file, a folder or a pattern. Check the path.")
-    return [photo for each in found for photo in _photos_of(glob.escape(each) if Path(each).is_dir() else each, frames)]
+    return [(path.stem, PhotoInput(path, landmarks_beside(path)))]
 
 
 class FitJob:
@@ -98,12 +122,14 @@ class FitJob:
     def fitted(self) -> int:
         return sum(line["status"] == "ok" for line in self._status)
 
-    def run(self) -> None:
-        """Fit all photos.
+    @property
+    def only_failure(self) -> str | None:
+        """What is wrong with the only photo, if anything is."""
+        return self._status[0].get("message") if len(self._photos) == 1 and self._status else None
 
-        Raises:
-            Nl3dmmError: of a single photo, what is wrong with it; of several it is in the status.
-        """
+    def run(self) -> None:
+        """Fit all photos; what is wrong with one is in the status."""
+        self._write_status()  # an earlier run's is no longer true
         size = len(self._photos) if self._plan.shared else BATCH
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True) as bar:
@@ -114,9 +140,12 @@ class FitJob:
                 def advance(step: int, steps: int, loss: float, start: int = start, count: int = len(chunk)) -> None:
                     bar.update(task, completed=start + count * step / steps)
 
-                faces = locate_faces([photo.given for photo in chunk], self._trained, strict=len(self._photos) == 1)
+                faces = locate_faces([photo.given for photo in chunk], self._trained)
+                done = len(self._status)
                 for position, result in fit_located(faces, self._trained, self._plan, advance):
                     self._keep(chunk[position].name, result)
+                order = {photo.name: number for number, photo in enumerate(chunk)}
+                self._status[done:] = sorted(self._status[done:], key=lambda line: order[line["name"]])
                 bar.update(task, completed=start + len(chunk))
                 self._write_status()
 
@@ -125,7 +154,11 @@ class FitJob:
         if not self._status:
             return
         self._write_status()
-        write_report(self._folder / REPORT_FILE, "nl3dmm fit", self._entries)
+        left_out = len(self._status) - len(self._entries)
+        title = f"nl3dmm fit: {len(self._entries)} of {len(self._status)} photos" if left_out else "nl3dmm fit"
+        write_report(self._folder / REPORT_FILE, title, self._entries)
+        if self.only_failure:
+            return
         for line in self._status:
             self._console.print(_printed(line), highlight=False, soft_wrap=True, markup=False)
         self._console.print(
@@ -133,18 +166,23 @@ class FitJob:
             f"{REPORT_FILE}, {STATUS_FILE} and the faces' files are in {self._folder}",
             highlight=False,
             soft_wrap=True,
+            markup=False,
         )
 
     def _keep(self, name: str, result: Reconstruction | FitFailure) -> None:
+        if isinstance(result, Reconstruction):
+            folder = self._folder if len(self._photos) == 1 else self._folder / name
+            try:
+                result.save_folder(folder)
+            except ShapeError as error:  # one fit that is not finite is no reason to lose all others
+                result = FitFailure(result.source, "not_finite", str(error), result.warnings)
         line: dict[str, Any] = {"name": name, "source": result.source, "status": result.status}
         line |= {"warnings": list(result.warnings)}
         if isinstance(result, FitFailure):
             line |= {"message": result.message}
         else:
-            folder = self._folder if len(self._photos) == 1 else self._folder / name
-            result.save(folder)
             line |= {
-                "folder": str(folder.relative_to(self._folder)),
+                "folder": "." if len(self._photos) == 1 else name,
                 "photometric_l21_start": result.start_error,
                 "photometric_l21": result.final_error,
                 "converged": result.converged,

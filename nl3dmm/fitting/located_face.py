@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks
+from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
 from nl3dmm.data.detection import detect_landmarks
 from nl3dmm.data.images import ImageSource, read_image
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
@@ -22,6 +22,7 @@ Box = Sequence[float]
 Mask = Tensor | np.ndarray
 _LARGER = 1.6  # crop px per photo px from which a face is magnified more than it has detail
 _SHARP, _SURE = 0.4, 0.5
+_OCCLUDED, _NOTHING_LEFT = 0.2, 0.98  # parts of a face: worth a warning, too much
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class PhotoInput:
     landmarks: Landmarks | None = None
     box: Box | None = None
     mask: Mask | None = None  # False where something hides the face
-    label: str | None = None  # what it is called; by default the file's name
+    label: str | None = None  # what it is called; by default the file's path
 
     @property
     def name(self) -> str:
-        return self.label or (Path(self.image).name if isinstance(self.image, (str, Path)) else "photo")
+        return self.label or (str(self.image) if isinstance(self.image, (str, Path)) else "photo")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def locate_face(given: PhotoInput, size: int) -> LocatedFace:
     crop = frame(size)
     visible = None if given.mask is None else crop.image(_read_mask(given.mask, photo)[None])[0] > 0.5
     picture = crop.image(photo)
+    if visible is not None:
+        warnings += _occlusion(visible, points if points is None else crop.points_to_crop(points))
     if crop.scale > _LARGER:
         warnings.append(f"tiny: the photo has {1 / crop.scale:.2f} px for each pixel of the model's input")
     if points is not None:
@@ -98,6 +101,15 @@ def _find_points(photo: Float[Tensor, "3 height width"]) -> tuple[Float[Tensor, 
     return faces.landmarks[0], warnings
 
 
+def _occlusion(visible: Bool[Tensor, "size size"], points: Float[Tensor, "68 2"] | None) -> list[str]:
+    """How much of the face a mask hides."""
+    face = torch.ones_like(visible) if points is None else hull_mask(points, len(visible))
+    hidden = 1 - float(visible[face].float().mean())
+    if hidden > _NOTHING_LEFT:
+        raise ShapeError("mask: got one that hides the whole face; expected False only where something lies before it.")
+    return [f"occluded: {100 * hidden:.0f} % of the face is hidden"] if hidden > _OCCLUDED else []
+
+
 def _appearance(picture: Float[Tensor, "3 size size"], points: Float[Tensor, "68 2"]) -> list[str]:
     """What the pixels of a crop warn of."""
     levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
@@ -110,7 +122,7 @@ def _appearance(picture: Float[Tensor, "3 size size"], points: Float[Tensor, "68
 
 
 def _read_mask(mask: Mask, photo: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
-    values = torch.as_tensor(mask)
+    values = torch.as_tensor(mask).cpu()
     if values.shape != photo.shape[-2:]:
         raise ShapeError(
             f"mask: got shape {tuple(values.shape)}; expected the photo's, {tuple(photo.shape[-2:])}. Give one value "
@@ -124,11 +136,11 @@ def _read_points(landmarks: Landmarks, photo: Float[Tensor, "3 height width"]) -
     if tuple(points.shape) != (68, 2):
         raise ShapeError(f"landmarks: got shape {tuple(points.shape)}; expected (68, 2). Give all 68 points.")
     check_landmarks(points, photo.shape[-2], photo.shape[-1])
-    return points.float()
+    return points.float().cpu()
 
 
 def _check_box(box: Box) -> tuple[float, float, float, float]:
-    if len(box) != 4:
-        raise ShapeError(f"box: got {len(box)} numbers; expected left, top, right, bottom. Give four.")
+    if not isinstance(box, Sequence | Tensor | np.ndarray) or len(box) != 4:
+        raise ShapeError(f"box: got {box!r}; expected left, top, right, bottom. Give four numbers.")
     left, top, right, bottom = (float(value) for value in box)
     return left, top, right, bottom

@@ -85,8 +85,9 @@ class FitResult:
     albedo_detail: Float[Tensor, "batch 3 uv_height uv_width"]  # raw residual of the final albedo, before its sigmoid
 
     @classmethod
-    def unfitted(cls, start: Face, uv_size: tuple[int, int]) -> "FitResult":
-        """The start itself."""
+    def unfitted(cls, start: Face, uv_size: tuple[int, int], shared: Sequence[str]) -> "FitResult":
+        """The start itself; shared latents are their mean."""
+        start = replace(start, latents=_shared_mean(start.latents, shared))
         count = len(start.sh_coefficients)
         detail = start.sh_coefficients.new_zeros(count, 3, *uv_size)
         return cls(start, [{} for _ in range(count)], [False] * count, detail)
@@ -104,6 +105,12 @@ class FitTarget:
         return drawn if self.mask is None else drawn & self.mask
 
 
+def _shared_mean(latents: Latents, shared: Sequence[str]) -> Latents:
+    """Those named in ``shared`` become their mean over the batch."""
+    named = zip(SHAREABLE, (latents.shape_latent, latents.albedo_latent), strict=True)
+    return Latents(*(each.mean(0, keepdim=True).expand_as(each) if name in shared else each for name, each in named))
+
+
 class _FreeFace:
     """Faces as free parameters: latents, 6D rotation, translation in half image sizes, log scale, light."""
 
@@ -113,10 +120,9 @@ class _FreeFace:
         def free(value: Tensor) -> Tensor:
             return value.detach().clone().requires_grad_(True)
 
-        named = zip(SHAREABLE, (start.latents.shape_latent, start.latents.albedo_latent), strict=True)
-        latents = [latent.mean(0, keepdim=True) if name in shared else latent for name, latent in named]
-        self.start = replace(start, latents=Latents(*(latent.expand(count, -1) for latent in latents)))
-        self.latents = [free(latent) for latent in latents]
+        self.start = replace(start, latents=_shared_mean(start.latents, shared))
+        named = zip(SHAREABLE, (self.start.latents.shape_latent, self.start.latents.albedo_latent), strict=True)
+        self.latents = [free(latent[:1] if name in shared else latent) for name, latent in named]
         self.rotation = free(start.camera.rotation[:, :2].flatten(1))
         self.translation = free(start.camera.translation / self.half_size)
         self.log_scale = free(start.camera.scale.log())
@@ -148,6 +154,12 @@ class _FreeFace:
         return Face(latents, camera, self.light)
 
 
+def check_shared(shared: Sequence[str]) -> None:
+    """Raises: ConfigError: a name that is not in ``SHAREABLE``."""
+    if not set(shared) <= set(SHAREABLE):
+        raise ConfigError(f"shared: got {sorted(shared)}; expected some of {SHAREABLE}. Change it.")
+
+
 def optimise_faces(
     model: FaceModel,
     target: FitTarget,
@@ -167,8 +179,7 @@ def optimise_faces(
     Raises:
         ConfigError: an unknown name in ``shared``.
     """
-    if not set(shared) <= set(SHAREABLE):
-        raise ConfigError(f"shared: got {sorted(shared)}; expected some of {SHAREABLE}. Change it.")
+    check_shared(shared)
     free = _FreeFace(start.detach(), target.image.shape[-1], model.template.uv_size, shared)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in frozen:
@@ -191,18 +202,23 @@ def optimise_faces(
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    converged = _fallen(totals, _CONVERGED).expand(len(target.image))
+    converged = _converged(totals).expand(len(target.image))
     return FitResult(
         free.face().detach(), _curves(history, len(target.image)), converged.tolist(), free.albedo_detail.detach()
     )
 
 
 def _fallen(totals: list[Float[Tensor, " batch"]], tolerance: float) -> Bool[Tensor, " _"]:
-    """Which losses have come down: they fell by less than ``tolerance`` from one window of steps to the next."""
+    """Which losses do not fall any more: by less than ``tolerance`` from one window of steps to the next."""
     if len(totals) < 2 * _WINDOW:
         return torch.zeros(1, dtype=torch.bool)
     before, now = (torch.stack(part).mean(0) for part in (totals[-2 * _WINDOW : -_WINDOW], totals[-_WINDOW:]))
     return before - now < tolerance * before.abs()
+
+
+def _converged(totals: list[Float[Tensor, " batch"]]) -> Bool[Tensor, " _"]:
+    """Which losses stay where they are: they neither fall nor rise."""
+    return _fallen(totals, _CONVERGED) & ~_fallen(totals, -_CONVERGED)
 
 
 def _curves(history: list[Terms], faces: int) -> list[dict[str, list[float]]]:
@@ -273,10 +289,11 @@ def photometric_errors(
     image: Float[Tensor, "batch 3 height width"],
     estimates: list[tuple[Face, Geometry]],
     region: Bool[Tensor, "batch height width"] | None = None,
+    mask: Bool[Tensor, "batch height width"] | None = None,
 ) -> list[Float[Tensor, " batch"]]:
     """l2,1 of (S, A) of several estimates over one region of pixels; what an estimate does not cover is black there.
 
-    Without a region: all pixels that any of the estimates covers.
+    Without a region: all pixels that any of the estimates covers. Of either only those count that ``mask`` shows.
     """
     size = (image.shape[-2], image.shape[-1])
     pictures, covered = [], torch.zeros_like(image[:, 0], dtype=torch.bool)
@@ -285,4 +302,5 @@ def photometric_errors(
         pictures.append(drawn.images[:, 0].clamp(0, 1))
         covered = covered | drawn.mask
     region = covered if region is None else region
+    region = region if mask is None else region & mask
     return [masked_mean(pixel_distance(picture, image), region) for picture in pictures]

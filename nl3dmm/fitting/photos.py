@@ -1,6 +1,5 @@
 """``fit_latent``: photos in, faces out."""
 
-import copy
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from nl3dmm.fitting.optimise import (
     FitTarget,
     Progress,
     add_albedo_detail,
+    check_shared,
     optimise_faces,
     photo_config,
     photometric_errors,
@@ -57,6 +57,7 @@ class FitPlan:
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 0, 100_000)
+        check_shared(self.shared)
 
 
 def fit_latent(
@@ -123,7 +124,7 @@ def locate_faces(
 def _located(photo: PhotoInput, size: int, strict: bool) -> LocatedFace | FitFailure:
     try:
         return locate_face(photo, size)
-    except Nl3dmmError as error:
+    except (Nl3dmmError, OSError) as error:  # OSError: names and rights that the file system refuses
         if strict:
             raise
         kind = {"NoFaceError": "no_face", "ImageError": "bad_image"}.get(type(error).__name__, "bad_input")
@@ -136,7 +137,11 @@ def fit_located(
     plan: FitPlan,
     progress: Progress = lambda step, steps, loss: None,
 ) -> Iterator[tuple[int, Reconstruction | FitFailure]]:
-    """Positions and results, as soon as each batch is done; failures first."""
+    """Positions and results, as soon as each batch is done; failures first.
+
+    Raises:
+        ShapeError: photos that share something, of which some have landmarks and others a box alone.
+    """
     yield from ((position, face) for position, face in enumerate(faces) if isinstance(face, FitFailure))
     located = [(position, face) for position, face in enumerate(faces) if isinstance(face, LocatedFace)]
     chunks = list(_chunks(located, bool(plan.shared)))
@@ -146,7 +151,8 @@ def fit_located(
             progress(number * steps + step, len(chunks) * steps, loss)
 
         results = _fit([face for _, face in chunk], trained, plan, advance)
-        yield from zip((position for position, _ in chunk), results, strict=True)
+        for position, _ in chunk:
+            yield position, results.pop(0)  # pictures that it draws of itself go with it
 
 
 def _chunks(located: list[tuple[int, LocatedFace]], is_shared: bool) -> Iterator[list[tuple[int, LocatedFace]]]:
@@ -165,6 +171,11 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
     network, device = trained.system.model, trained.system.model.device
     picture = torch.stack([face.picture for face in faces]).to(device)
     guided = [face.crop.points_to_crop(face.points) for face in faces if face.points is not None]
+    if plan.shared and 0 < len(guided) < len(faces):
+        raise ShapeError(
+            f"landmarks: got them for {len(guided)} of {len(faces)} photos that share latents; expected all or none. "
+            "Give no box where landmarks are found."
+        )
     points = torch.stack(guided).to(device) if len(guided) == len(faces) else None
     masks = None
     if any(face.visible is not None for face in faces):
@@ -177,15 +188,14 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
         geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
         estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
     region = None if points is None else torch.stack([hull_mask(each.cpu(), len(picture[0, 0])) for each in points])
-    errors = photometric_errors(network, picture, estimates, None if region is None else region.to(device))
-    on_cpu = network if device.type == "cpu" else copy.deepcopy(network).cpu()
+    errors = photometric_errors(network, picture, estimates, None if region is None else region.to(device), masks)
     fitted, shapes = result.face.to("cpu"), geometry.to("cpu")
     seconds = (time.perf_counter() - started) / len(faces)
     return [
         Reconstruction(
             photo=face.photo,
             crop=face.crop,
-            model=on_cpu,
+            model=trained.cpu_model,
             face=fitted[i],
             geometry=shapes[i],
             losses=result.curves[i],
@@ -202,7 +212,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
 
 def _optimise(model: FaceModel, target: FitTarget, start: Face, plan: FitPlan, progress: Progress) -> FitResult:
     if plan.steps == 0:
-        return FitResult.unfitted(start, model.template.uv_size)
+        return FitResult.unfitted(start, model.template.uv_size, plan.shared)
     config = photo_config(plan.steps, guided=target.landmarks is not None)
     config = replace(config, detail_steps=plan.steps * 2 // 5)
     return optimise_faces(model, target, start, config, plan.shared, progress=progress)
@@ -214,7 +224,11 @@ def _pose_warnings(face: Face) -> tuple[str, ...]:
 
 
 def _input(image: Any, landmarks: Any, box: Any) -> PhotoInput:
-    return image if isinstance(image, PhotoInput) else PhotoInput(image, landmarks, box)
+    if not isinstance(image, PhotoInput):
+        return PhotoInput(image, landmarks, box)
+    if landmarks is not None or box is not None:
+        raise ShapeError("landmarks, box: got them beside a PhotoInput, which has its own; expected them there alone.")
+    return image
 
 
 def _several(images: Any) -> list[ImageSource] | None:
@@ -227,7 +241,7 @@ def _several(images: Any) -> list[ImageSource] | None:
 def _each(name: str, values: Any, photos: list) -> list:
     if values is None:
         return [None] * len(photos)
-    if isinstance(values, (str, Path)) or len(values) != len(photos):
+    if isinstance(values, (str, Path, Tensor)) or len(values) != len(photos) or isinstance(values[0], float | int):
         raise ShapeError(f"{name}: got one for {len(photos)} photos; expected a list of as many. Use None for unknown.")
     return list(values)
 

@@ -24,7 +24,7 @@ DATA = Path(__file__).parents[1] / "data"
 PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"
 BOX = (179.0, 75.0, 272.0, 178.0)  # brows to chin
 STEPS = 60  # a model of 200 steps explains a real face after these
-SAVED = {"panel.png", "overlay.png", "face.glb", "face.obj", "face.mtl", "face.png", "face.json"}
+SAVED = {"panel.png", "overlay.png", "face.glb", "face.obj", "face.mtl", "face_albedo.png", "face.json"}
 OF_THE_COMMAND = {"status.json", "report.html"}
 
 
@@ -125,12 +125,12 @@ def test_saved_files_are_complete(result, tmp_path):
     assert {path.name for path in folder.iterdir()} == SAVED
     assert torch.allclose(read_image(folder / "overlay.png"), result.overlay, atol=0.5 / 255 + 1e-6)
     assert read_image(folder / "panel.png").shape == result.panel.shape
-    assert read_image(folder / "face.png").shape == result.albedo.shape
+    assert read_image(folder / "face_albedo.png").shape == result.albedo.shape
     lines = (folder / "face.obj").read_text().splitlines()
     assert sum(line.startswith("v ") for line in lines) == len(result.vertices)
     assert sum(line.startswith("f ") for line in lines) == len(result.triangles)
     assert "mtllib face.mtl" in lines
-    assert "map_Kd face.png" in (folder / "face.mtl").read_text()
+    assert "map_Kd face_albedo.png" in (folder / "face.mtl").read_text()
     stored = json.loads((folder / "face.json").read_text())
     assert stored["photo_size"] == [512, 512]
     assert stored["photometric_l21"] == result.final_error < stored["photometric_l21_start"]

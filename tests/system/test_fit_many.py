@@ -72,7 +72,53 @@ def test_patterns_and_one_name_in_two_folders(photos, run, tmp_path):
         shutil.copy(photos / name, other / name)
     arguments = [str(photos / "f*.jpg"), str(other), "-o", str(tmp_path / "out")]
     assert main([*arguments, "--model", str(run.folder), "--steps", "0"]) == 0
-    assert set(status_of(tmp_path / "out")) == {"first", "first-2", "all"}
+    status = status_of(tmp_path / "out")
+    assert set(status) == {"first", "first-2", "all"}
+    assert status["first-2"]["source"] == str(other / "first.jpg")
+
+
+def test_names_stay_apart_and_may_hold_dots_and_brackets(photos, run, tmp_path):
+    """A folder is a folder, whatever its name looks like, and a pattern may match one whose name is a pattern too."""
+    for name in ("x[1]/a.jpg", "x[2]/a-2.jpg", "x[2]/A.jpg", "x[2]/scan.png.jpg"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "first.jpg", file)
+        shutil.copy(photos / "first.json", file.with_suffix(".json"))
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "x*"), "-o", str(out), "--model", str(run.folder), "--steps", "0"]
+    assert main(arguments) == 0
+    names = set(status_of(out)) - {"all"}
+    assert len(names) == 4
+    assert {path.name for path in out.iterdir() if (path / "panel.png").is_file()} == names
+    assert "scan.png" in names
+
+
+def test_what_was_written_before_is_not_fitted(photos, run, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    arguments = [str(folder), "-o", str(folder / "out"), "--model", str(run.folder), "--steps", "0"]
+    for _ in range(2):
+        assert main(arguments) == SOME_FAILED
+    assert status_of(folder / "out")["all"]["photos"] == 4
+
+
+def test_the_status_of_an_earlier_run_does_not_outlive_a_failure(photos, run, tmp_path, capsys):
+    arguments = ["-o", str(tmp_path), "--model", str(run.folder), "--steps", "0"]
+    assert main([str(photos / "first.jpg"), *arguments]) == 0
+    assert main([str(photos / "wall.png"), *arguments]) == 1
+    assert status_of(tmp_path)["wall"]["status"] == "no_face"
+    assert "error: image: no face found" in capsys.readouterr().err
+
+
+def test_landmarks_beside_a_photo_are_used_with_a_mask_too(photos, run, tmp_path):
+    """The detector would find other points."""
+    write_png(torch.ones(3, 512, 512), tmp_path / "mask.png")
+    arguments = [str(photos / "first.jpg"), "--model", str(run.folder), "--steps", "0"]
+    results = []
+    for more in (["--landmarks", str(LANDMARKS)], [], ["--mask", str(tmp_path / "mask.png")]):
+        assert main([*arguments, *more, "-o", str(tmp_path / "out")]) == 0
+        results.append(json.loads((tmp_path / "out" / "face.json").read_text())["landmarks"])
+    assert results[0] == results[1] == results[2]
 
 
 def test_landmarks_of_one_photo_do_not_fit_several(photos, run, tmp_path, capsys):
@@ -88,7 +134,7 @@ def test_a_list_gives_a_list_with_failures_in_their_places(trained):
     assert [result.status for result in results] == ["ok", "no_face", "bad_image"]
     assert isinstance(results[0], Reconstruction)
     assert isinstance(results[1], FitFailure)
-    assert results[0].source == "astronaut.jpg"
+    assert results[0].source == str(PHOTO)
 
 
 def test_a_single_bad_photo_is_an_error(trained):
@@ -122,6 +168,26 @@ def test_photos_of_one_person_share_what_is_named(trained):
     assert not first.shape_latent.equal(second.shape_latent)
 
 
+def test_shared_latents_are_one_even_without_steps(trained):
+    photo = read_image(PHOTO)
+    results = fit_latent([photo, photo * 0.7], model=trained, landmarks=[LANDMARKS] * 2, shared=["albedo"], steps=0)
+    first, second = (result.face.latents.albedo_latent for result in results)
+    assert first.equal(second)
+
+
+def test_errors_leave_out_what_a_mask_hides(trained):
+    """Whatever hides the face: black or white."""
+    photo, mask = read_image(PHOTO), np.ones((512, 512), bool)
+    mask[120:180, 180:230] = False
+    for colour in (0.0, 1.0):
+        image = torch.where(torch.from_numpy(mask), photo, colour)
+        result = fit_latent(PhotoInput(image, LANDMARKS, mask=mask), model=trained, steps=20)
+        assert result.final_error < result.start_error
+        assert any(warning.startswith("occluded") for warning in result.warnings)
+    with pytest.raises(ShapeError, match="mask: got one that hides the whole face"):
+        fit_latent(PhotoInput(photo, LANDMARKS, mask=np.zeros((512, 512), bool)), model=trained)
+
+
 def test_hard_photos_are_fitted_with_a_warning(trained):
     photo = read_image(PHOTO)
     tiny = torch.nn.functional.interpolate(photo[None], (64, 64), mode="area")[0]
@@ -144,7 +210,7 @@ def test_frames_of_a_video(run, tmp_path):
     assert main([*arguments, "--model", str(run.folder)]) == 0
     status = status_of(tmp_path / "out")
     assert set(status) == {"clip-000000", "clip-000002", "clip-000005", "all"}
-    assert status["clip-000005"]["source"] == "clip.avi, frame 5"
+    assert status["clip-000005"]["source"] == f"{file}, frame 5"
     faces = [json.loads((tmp_path / "out" / name / "face.json").read_text()) for name in sorted(set(status) - {"all"})]
     centres = [sum(point[0] for point in face["landmarks"]) / 68 for face in faces]
     assert centres[0] + 4 < centres[1] < centres[2] - 4
@@ -159,7 +225,9 @@ def test_what_is_done_before_an_interruption_is_kept(photos, run, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nl3dmm.fit", str(many), "-o", str(out), "--model", str(run.folder)]
     process = subprocess.Popen([*command, "--steps", "30"], stderr=subprocess.PIPE, text=True, env={**os.environ})
-    while not (out / "status.json").is_file() and process.poll() is None:
+    while not list(out.glob("*/face.json")) and process.poll() is None:
+        time.sleep(0.02)
+    while json.loads((out / "status.json").read_text())["done"] < 8 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)

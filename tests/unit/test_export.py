@@ -37,7 +37,7 @@ def read_obj(path: Path) -> dict[str, list[list[str]]]:
 
 def test_read_back_as_other_programs_do(tmp_path, texture):
     write_obj(tmp_path / "face.obj", VERTICES, TRIANGLES, UV, texture)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["face.mtl", "face.obj", "face.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["face.mtl", "face.obj", "face_albedo.png"]
     obj = read_obj(tmp_path / "face.obj")
     assert np.allclose(np.array(obj["v"], dtype=float), VERTICES.numpy(), atol=1e-5)
     corners = np.array([[corner.split("/") for corner in face] for face in obj["f"]], dtype=int)
@@ -132,7 +132,7 @@ def test_one_file_by_its_suffix(true_face, tmp_path):
 def test_a_folder_may_have_a_dot_in_its_name(true_face, tmp_path):
     (tmp_path / "face.v2").mkdir()
     true_face().save(tmp_path / "face.v2")
-    names = {"panel.png", "overlay.png", "face.glb", "face.obj", "face.mtl", "face.png", "face.json"}
+    names = {"panel.png", "overlay.png", "face.glb", "face.obj", "face.mtl", "face_albedo.png", "face.json"}
     assert {path.name for path in (tmp_path / "face.v2").iterdir()} == names
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nl3dmm.errors import ConfigError
-from nl3dmm.fitting.optimise import FitConfig, FitTarget, optimise_faces, photo_config
+from nl3dmm.fitting.optimise import FitConfig, FitTarget, _converged, optimise_faces, photo_config
 from nl3dmm.model import FaceModel
 from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
 
@@ -94,6 +94,14 @@ def test_a_stage_ends_when_nothing_falls_any_more(model, target, start):
 
 def test_convergence_is_not_claimed_of_a_few_steps(model, target, start):
     assert optimise_faces(model, target, start, FitConfig(5)).converged == [False] * 3
+
+
+def test_converged_is_what_neither_falls_nor_rises():
+    """Three faces: one rests, one falls, one rises."""
+    steps = torch.arange(25.0)
+    totals = torch.stack([torch.full_like(steps, 2.0), 2 - 0.04 * steps, 2 + 0.04 * steps], 1)
+    assert _converged(list(totals)).tolist() == [True, False, False]
+    assert not _converged(list(totals[:19])).any()
 
 
 def test_the_perceptual_term_pulls_too(model, target, start):

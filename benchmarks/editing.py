@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -112,15 +113,17 @@ def measure(trained: TrainedSystem, source: SyntheticWorld | TruthFaces, index: 
             continue
     target, plain = drawn_with(truth, sticker), drawn_with(truth, None)
     pictures = {"light": edit.picture, **_other_ways(estimate, sticker)}
-    true_mask = apply_sticker(truth, sticker).mask
+    best = apply_sticker(truth, sticker)
+    lit = apply_sticker(replace(truth, sh_coefficients=fitted.face.sh_coefficients), sticker)
     face = batch.mask[0]
-    regions = {"face": face, "sticker": (true_mask | edit.mask) & face, "inside": true_mask & edit.mask & face}
+    regions = {"face": face, "sticker": (best.mask | edit.mask) & face, "inside": best.mask & edit.mask & face}
     row: dict = {"index": index, "place": place, "visible": round(edit.visible, 3)}
     for name, region in regions.items():
         row[f"l21_{name}"] = {way: _distance(pictures[way], target, region) for way in _WAYS}
     row["l21_floor"] = {
-        "photo to drawing, both without sticker": _distance(batch.image[0], plain, face),
-        "true mesh and light": _distance(apply_sticker(truth, sticker).picture, target, regions["sticker"]),
+        "face: photo to drawing, both without sticker": _distance(batch.image[0], plain, face),
+        "sticker: true mesh and light": _distance(best.picture, target, best.mask & face),
+        "sticker: true mesh, fitted light": _distance(lit.picture, target, best.mask & face),
     }
     return row, torch.cat([batch.image[0], edit.picture, torch.where(face, target, batch.image[0])], 2)
 

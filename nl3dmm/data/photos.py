@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from nl3dmm.config import check_range
 from nl3dmm.data.augment import NONE, PHOTOS, AugmentConfig, alter, random_motion
@@ -18,7 +19,7 @@ from nl3dmm.data.shards import ShardSet
 from nl3dmm.errors import AssetError
 from nl3dmm.geometry.plane import PlaneSimilarity
 from nl3dmm.synthetic.draws import Draws
-from nl3dmm.types import FaceBatch, concatenate
+from nl3dmm.types import FaceBatch
 
 _SALT = 21  # the synthetic world's are smaller
 
@@ -51,7 +52,12 @@ class PhotoSet:
         for row, index in enumerate(indices.tolist()):  # one after the other: a face fits into the cache, a batch not
             face = self._face(index, framing[row])
             faces.append(face if draws is None else alter(face, self.augment, draws[torch.tensor([row])]))
-        return concatenate(faces)
+        return FaceBatch(  # collated: in a loader's process pictures are written to shared memory at once
+            image=default_collate([face.image[0] for face in faces]),
+            index=torch.cat([face.index for face in faces]),
+            landmarks=default_collate([face.landmarks[0] for face in faces]),
+            mask=default_collate([face.mask[0] for face in faces]),
+        )
 
     def _face(self, index: int, framing: PlaneSimilarity) -> FaceBatch:
         sample = self.shards.read(index)

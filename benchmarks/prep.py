@@ -166,10 +166,12 @@ def read(folder: Path, workers: int, seconds: float) -> dict:
     loader = iter(_loader(batches, range(10**9), workers))
     for _ in range(max(1, 2 * workers)):
         next(loader)
-    started, images = time.perf_counter(), 0
+    started, cpu, images = time.perf_counter(), _cpu_seconds(), 0
     while time.perf_counter() - started < seconds:
         images += len(next(loader).image)
-    return {"workers": workers, "images_per_second": round(images / (time.perf_counter() - started), 1)}
+    rates = {"images_per_second": images / (time.perf_counter() - started)}
+    rates["images_per_cpu_second"] = images / (_cpu_seconds() - cpu)  # what other work on the machine does not change
+    return {"workers": workers, **{name: round(rate, 1) for name, rate in rates.items()}}
 
 
 def resume(folder: Path, workers: int) -> str:
@@ -198,6 +200,15 @@ def _start(photos: Path, output: Path, chosen: argparse.Namespace) -> subprocess
 
 def _notes(output: Path) -> int:
     return len(list((output / "parts").glob("[0-9]*.json")))
+
+
+def _cpu_seconds() -> float:
+    """Of this process and its children."""
+    ticks = 0
+    for each in (os.getpid(), *_children(os.getpid())):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _memory(process: int) -> int:

@@ -168,15 +168,18 @@ def _shaded(batch: FaceBatch, draws: Draws) -> FaceBatch:
 def _blurred(batch: FaceBatch, draws: Draws) -> FaceBatch:
     """Up to a third of the pixels in each direction, back by repetition or smoothly; or a small mean filter."""
     kind, fewer = draws.uniform(0, 4).long().tolist(), draws.uniform(0.3, 0.8).tolist()
-    size, results = batch.image.shape[-2:], []
-    for one, how, share in zip(batch.image.split(1), kind, fewer, strict=True):
-        if how == 0:
-            results.append(F.avg_pool2d(one, 3, 1, 1, count_include_pad=False))
-            continue
-        small_size = [max(8, round(side * share)) for side in size]
-        small = F.interpolate(one, small_size, mode="bilinear", antialias=True, align_corners=False)
-        results.append(F.interpolate(small, size, mode="nearest" if how == 1 else "bilinear"))
-    return replace(batch, image=torch.cat(results))
+    pictures = zip(batch.image.numpy(), kind, fewer, strict=True)
+    channels = [_coarser(channel, how, share) for picture, how, share in pictures for channel in picture]
+    return replace(batch, image=torch.from_numpy(np.stack(channels)).view_as(batch.image))
+
+
+def _coarser(channel: Float[np.ndarray, "height width"], kind: int, share: float) -> Float[np.ndarray, "height width"]:
+    """By OpenCV, which takes a fifth of the time."""
+    if kind == 0:
+        return cv2.blur(channel, (3, 3))
+    height, width = channel.shape
+    small = cv2.resize(channel, [max(8, round(side * share)) for side in (width, height)], interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST if kind == 1 else cv2.INTER_LINEAR)
 
 
 def _grainy(batch: FaceBatch, draws: Draws, most: float) -> FaceBatch:

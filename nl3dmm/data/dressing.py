@@ -179,7 +179,7 @@ def _spread(picture: Tensor, mask: Bool[Tensor, "batch height width"]) -> Tensor
 
 
 def _clouds(draws: Draws, cells: int, size: int) -> Float[Tensor, "batch 1 {size} {size}"]:
-    return smooth_noise(draws.uniform(0, 1, 1, cells, cells), size)
+    return F.interpolate(draws.uniform(0, 1, 1, cells, cells), (size, size), mode="bilinear", align_corners=False)
 
 
 def _paint(batch: FaceBatch, colour: Tensor, region: Tensor) -> FaceBatch:

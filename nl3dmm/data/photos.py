@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from nl3dmm.config import check_range
 from nl3dmm.data.augment import NONE, PHOTOS, AugmentConfig, alter, random_motion
@@ -18,7 +18,7 @@ from nl3dmm.data.shards import ShardSet
 from nl3dmm.errors import AssetError
 from nl3dmm.geometry.plane import PlaneSimilarity
 from nl3dmm.synthetic.draws import Draws
-from nl3dmm.types import FaceBatch, concatenate
+from nl3dmm.types import FaceBatch
 
 _SALT = 21  # the synthetic world's are smaller
 
@@ -47,29 +47,36 @@ class PhotoSet:
         framing = PlaneSimilarity(
             motion.scale * size * CROP_MARGIN, motion.angle, motion.points(whole[:, None])[:, 0]
         )  # of a stored crop whose side is 1
+        matrices = torch.cat([framing.matrix, framing.shift[..., None]], 2).double().numpy()
         faces = []
         for row, index in enumerate(indices.tolist()):  # one after the other: a face fits into the cache, a batch not
-            face = self._face(index, framing[row])
+            face = self._face(index, matrices[row])
             faces.append(face if draws is None else alter(face, self.augment, draws[torch.tensor([row])]))
-        return concatenate(faces)
+        return FaceBatch(  # collated: in a loader's process pictures are written to shared memory at once
+            image=default_collate([face.image[0] for face in faces]),
+            index=torch.cat([face.index for face in faces]),
+            landmarks=default_collate([face.landmarks[0] for face in faces]),
+            mask=default_collate([face.mask[0] for face in faces]),
+        )
 
-    def _face(self, index: int, framing: PlaneSimilarity) -> FaceBatch:
+    def _face(self, index: int, matrix: Float[np.ndarray, "2 3"]) -> FaceBatch:
+        """``matrix``: from (column, row, 1) of a stored crop whose side is 1 to the image."""
         sample = self.shards.read(index)
         try:
             image, mask = (np.asarray(_open(sample.members[name], mode)) for name, mode in _PICTURES)
-            points = torch.tensor(json.loads(sample.members["json"])["landmarks"]).view(1, 68, 2)
+            points = np.array(json.loads(sample.members["json"])["landmarks"]).reshape(68, 2)
         except Exception as error:  # the bytes are those that were written: then others wrote them
             raise AssetError(
                 f"{self.shards.folder}: got sample {sample.key}, which cannot be decoded ({error!r}); expected jpg, "
                 "mask.png and json as python -m nl3dmm.prep writes them. Make the shards with it."
             ) from error
-        framing = replace(framing, scale=framing.scale / len(image))
-        matrix = torch.cat([framing.matrix[0], framing.shift[0][:, None]], 1).double().numpy()
+        matrix = matrix / [[len(image), len(image), 1]]
+        points = points @ matrix[:, :2].T + matrix[:, 2]
         image, mask = self._warp(image, matrix, cv2.INTER_LINEAR), self._warp(mask, matrix, cv2.INTER_NEAREST)
         return FaceBatch(
             image=torch.from_numpy(image).permute(2, 0, 1).float()[None].div_(255),
             index=torch.tensor([sample.index]),
-            landmarks=framing.points(points),
+            landmarks=torch.from_numpy(points.astype(np.float32))[None],
             mask=torch.from_numpy(mask).bool()[None],
         )
 

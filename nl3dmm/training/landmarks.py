@@ -148,7 +148,7 @@ def _decisive(config: LandmarkTraining, pictures: LandmarkPictures) -> dict[str,
     """What a run's result depends on."""
     digest = hashlib.sha256()
     for values in (pictures.image, pictures.landmarks, pictures.kind):
-        digest.update(values.numpy().tobytes())
+        digest.update(values.contiguous().numpy().tobytes())
     facts = {name: value for name, value in asdict(config).items() if name not in ("workers", "save_every")}
     return facts | {"pictures": digest.hexdigest()}
 

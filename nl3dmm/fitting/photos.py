@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem, load_system
@@ -26,8 +27,8 @@ from nl3dmm.fitting.optimise import (
     check_shared,
     optimise_faces,
     photo_config,
-    photometric_errors,
 )
+from nl3dmm.fitting.photometric import photometric_errors
 from nl3dmm.model import Face, FaceModel
 from nl3dmm.reconstruction import Reconstruction
 from nl3dmm.render import default_device
@@ -177,10 +178,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
             "Give no box where landmarks are found."
         )
     points = torch.stack(guided).to(device) if len(guided) == len(faces) else None
-    masks = None
-    if any(face.visible is not None for face in faces):
-        everything = torch.ones(picture.shape[-2:], dtype=torch.bool)
-        masks = torch.stack([everything if face.visible is None else face.visible for face in faces]).to(device)
+    masks = _masks(faces, picture)
     with torch.no_grad():
         start = network.encode(picture)
     result = _optimise(network, FitTarget(picture, points, masks), start, plan, progress)
@@ -208,6 +206,17 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
         )
         for i, face in enumerate(faces)
     ]
+
+
+def _masks(
+    faces: Sequence[LocatedFace], picture: Float[Tensor, "batch 3 size size"]
+) -> Bool[Tensor, "batch size size"] | None:
+    """What of each picture is seen; nothing where no mask was given."""
+    if all(face.visible is None for face in faces):
+        return None
+    everything = torch.ones(picture.shape[-2:], dtype=torch.bool)
+    visible = [everything if face.visible is None else face.visible for face in faces]
+    return torch.stack(visible).to(picture.device)
 
 
 def _optimise(model: FaceModel, target: FitTarget, start: Face, plan: FitPlan, progress: Progress) -> FitResult:

@@ -15,7 +15,7 @@ from nl3dmm.data.images import read_image, write_png
 from nl3dmm.data.landmark_files import read_landmarks
 from nl3dmm.evaluation.accuracy import landmark_nme, training_world
 from nl3dmm.fit import main
-from nl3dmm.fitting.optimise import photometric_errors
+from nl3dmm.fitting.photometric import photometric_errors
 from nl3dmm.fitting.photos import fit_latent
 from nl3dmm.geometry.camera import project
 from nl3dmm.reconstruction import Reconstruction

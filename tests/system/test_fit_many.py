@@ -224,7 +224,9 @@ def test_what_is_done_before_an_interruption_is_kept(photos, run, tmp_path):
         shutil.copy(photos / "first.json", many / f"{number:02}.json")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nl3dmm.fit", str(many), "-o", str(out), "--model", str(run.folder)]
-    process = subprocess.Popen([*command, "--steps", "30"], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [*command, "--steps", "30"], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     while not list(out.glob("*/face.json")) and process.poll() is None:
         time.sleep(0.02)
     while json.loads((out / "status.json").read_text())["done"] < 8 and process.poll() is None:

@@ -1,4 +1,6 @@
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,22 +145,24 @@ def test_unknown_suffix(true_face, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def full_disk():
-    """No file of this process may grow beyond 5 kB."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process may grow beyond 5 kB; not even pytest's own output, so it must not last."""
     resource = pytest.importorskip("resource")
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".npz", ".png", ".mp4", ".gif", ""])
-def test_full_disk(true_face, tmp_path, suffix, full_disk):
+def test_full_disk(true_face, tmp_path, suffix):
     path, face = tmp_path / f"face{suffix}", true_face()
-    with pytest.raises(OutputError, match=r"output file: got .*which cannot be written"):
+    with full_disk(), pytest.raises(OutputError, match=r"output file: got .*which cannot be written"):
         face.turntable(path, frames=20, size=128) if suffix in (".mp4", ".gif") else face.save(path)
     assert not path.is_file()
     assert not [name for name in tmp_path.rglob("*") if name.name.startswith(".nl3dmm")]

@@ -64,6 +64,8 @@ def find_photos(
                 "beside the photos, with their names."
             )
         (name, given), hidden = photos[0], None if mask is None else read_image(mask).mean(0) > 0.5
+        if box and not landmarks:
+            given = replace(given, landmarks=None)  # what is said counts, not what lies beside the photo
         known = {"landmarks": landmarks, "box": box, "mask": hidden}
         photos = [(name, replace(given, **{key: value for key, value in known.items() if value is not None}))]
     return _with_names(photos)

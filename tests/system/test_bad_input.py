@@ -69,7 +69,7 @@ def test_unreadable_photo(fit_error, tmp_path, content, message):
 
 def test_photo_that_is_no_file(fit_error, tmp_path):
     assert "got no such file" in fit_error(tmp_path / "missing.jpg")
-    assert "got a folder" in fit_error(tmp_path)
+    assert "got no photos; expected" in fit_error(tmp_path)  # of this folder
 
 
 def _noise() -> torch.Tensor:

@@ -56,25 +56,36 @@ def main() -> None:
     parser.add_argument("--photos-per-shard", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=20, help="of reading, per number of workers (default: 20)")
     parser.add_argument("--folder", type=Path, help="for photos and shards; a temporary one by default")
-    parser.add_argument("-o", "--output", type=Path, default=_RESULT)
+    parser.add_argument("--shards", type=Path, help="read this folder of shards, nothing else: prep-read.json")
+    parser.add_argument("-o", "--output", type=Path)
     chosen = parser.parse_args()
+    chosen.output = chosen.output or (_RESULT.with_name("prep-read.json") if chosen.shards else _RESULT)
     torch.set_num_threads(1)
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.folder or Path(temporary)
-        expected = generate(folder / "photos", chosen.photos)
-        results = {
-            "photos": chosen.photos,
-            "prepare": prepare(folder, chosen, expected),
-            "kills": prepare_with_kills(folder, chosen),
-            "read": [read(folder / "straight", workers, chosen.seconds) for workers in (0, 1, 2)],
-            "resume": {f"{workers} workers": resume(folder / "straight", workers) for workers in (0, 2)},
-        }
-    command = " ".join(["python -m benchmarks.prep", *sys.argv[1:]])
+        results = _reading(chosen.shards, chosen) if chosen.shards else _everything(Path(temporary), chosen)
+    words = ["FOLDER" if chosen.shards and word == str(chosen.shards) else word for word in sys.argv[1:]]
+    command = " ".join(["python -m benchmarks.prep", *words])
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": {**machine([]), "command": command}, "results": results}, indent=1)
     chosen.output.write_text(text + "\n", encoding="utf-8")
     console.print_json(data=results)
+
+
+def _everything(temporary: Path, chosen: argparse.Namespace) -> dict:
+    folder = chosen.folder or temporary
+    expected = generate(folder / "photos", chosen.photos)
+    return {
+        "photos": chosen.photos,
+        "prepare": prepare(folder, chosen, expected),
+        "kills": prepare_with_kills(folder, chosen),
+        **_reading(folder / "straight", chosen),
+        "resume": {f"{workers} workers": resume(folder / "straight", workers) for workers in (0, 2)},
+    }
+
+
+def _reading(shards: Path, chosen: argparse.Namespace) -> dict:
+    return {"read": [read(shards, workers, chosen.seconds) for workers in (0, 1, 2)]}
 
 
 def generate(folder: Path, count: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,3 +203,14 @@ def test_the_function_gives_the_files_of_the_command(straight, folder, tmp_path)
     prepare_photos(folder, tmp_path / "out", PrepConfig(size=64, photos_per_shard=6))
     here = contents(tmp_path / "out")
     assert here == {name: data for name, data in contents(straight).items() if name not in SHEETS}
+
+
+def test_faces_that_the_detector_is_unsure_of_are_listed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "data" / "astronaut.jpg", tmp_path / "photos")
+    assert main([str(tmp_path / "photos"), "-o", str(tmp_path / "out"), "--jobs", "1", "--min-confidence", "1"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert lines[0]["reason"] == "low confidence"
+    assert lines[0]["box"] is not None
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["detector"].startswith("own:sha256=")

@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, ParamSpec
 
 from nl3dmm.errors import Nl3dmmError
@@ -26,6 +27,17 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         return self.parse_intermixed_args(arguments)
+
+
+def add_fit_arguments(parser: Parser, of_one: str = "") -> None:
+    """What every command that fits photos takes; ``of_one`` begins the help of what is known of a single photo."""
+    parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
+    text = f"{of_one}68 points: .pts, .npy or .json (default: found)"
+    parser.add_argument("--landmarks", type=Path, help=text)
+    box = ("LEFT", "TOP", "RIGHT", "BOTTOM")
+    parser.add_argument("--box", type=float, nargs=4, metavar=box, help=f"{of_one}the face, brows to chin, px")
+    parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 
 def report_errors(command: Callable[P, int]) -> Callable[P, int]:

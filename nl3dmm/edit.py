@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nl3dmm.cli import Parser, report_errors
+from nl3dmm.cli import Parser, add_fit_arguments, report_errors
 from nl3dmm.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nl3dmm.editing import Edit, FaceInPhoto
+    from nl3dmm.editing import Edit
+    from nl3dmm.geometry.lighting import Light
     from nl3dmm.stickers import Sticker
 
 _STAR = "star"
@@ -36,19 +37,15 @@ def _parser() -> Parser:
     parser.add_argument("--blend", default="normal", help="normal, multiply or screen (default: normal)")
     parser.add_argument(
         "--light",
-        type=float,
-        nargs=3,
-        metavar=("RIGHT", "UP", "FRONT"),
-        help="a lamp in this direction from the face lights it instead, as seen in the photo: 1 0 1 is right and front",
+        nargs="+",
+        metavar="LIGHT",
+        help="lights the face instead: above, below, front, image_left, image_right, ambient, or from where, as "
+        "seen in the photo, RIGHT UP FRONT: 1 0 1",
     )
     parser.add_argument(
         "--occluder", type=Path, help="picture as large as the photo, white where something hides the face"
     )
-    parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
-    parser.add_argument("--landmarks", type=Path, help="68 points: .pts, .npy or .json (default: found)")
-    parser.add_argument("--box", type=float, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"), help="face box, px")
-    parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add_fit_arguments(parser)
     return parser
 
 
@@ -58,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from nl3dmm.data.images import read_sticker
-    from nl3dmm.editing import apply_sticker
+    from nl3dmm.editing import apply_sticker, light_as_bright
     from nl3dmm.fitting.photos import fit_latent
     from nl3dmm.outputs import prepare_output_folder
     from nl3dmm.stickers import Sticker, star
@@ -68,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     picture = star() if options.sticker == _STAR else read_sticker(options.sticker)
     sticker = Sticker(picture, _place(options.at), options.size, options.rotation, options.blend)  # checked first
     _check_not_written(options.photo, folder)
-    occluder = _read_occluder(options.occluder, options.photo)
+    occluder, light = _read_occluder(options.occluder, options.photo), _light(options.light)
     face = fit_latent(
         options.photo,
         model=options.model,
@@ -78,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=options.device,
     )
     scene = face.in_photo(occluder)
-    edit = apply_sticker(scene, sticker, _light(scene, options.light))
+    edit = apply_sticker(scene, sticker, None if light is None else light_as_bright(scene, light))
     _save(edit, sticker, folder)
     console.print(
         f"{int(edit.mask.sum())} pixels edited, {100 * edit.visible:.0f} % of the sticker seen\n"
@@ -122,12 +119,18 @@ def _read_occluder(path: Path | None, photo: Path) -> "Tensor | None":
     return occluder
 
 
-def _light(scene: "FaceInPhoto", direction: Sequence[float] | None) -> "Tensor | None":
-    import torch
+def _light(words: Sequence[str] | None) -> "Light | None":
+    """A name, or a direction where there are three numbers."""
+    from nl3dmm.geometry.lighting import light_from
 
-    from nl3dmm.editing import lamp_light
-
-    return None if direction is None else lamp_light(scene, torch.tensor(direction))
+    if words is None:
+        return None
+    try:
+        light = words[0] if len(words) == 1 else [float(word) for word in words]
+    except ValueError:
+        raise ConfigError(f"--light: got {' '.join(words)!r}; expected a name or three numbers. Change it.") from None
+    light_from(light)  # now: a fit takes a while
+    return light
 
 
 def _save(edit: "Edit", sticker: "Sticker", folder: Path) -> None:

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.assets.unwrap import cylinder, outermost_texels
-from nl3dmm.errors import ConfigError, ImageError
+from nl3dmm.errors import ImageError
 from nl3dmm.geometry.camera import clip_from_object, project, rotate, zoom
-from nl3dmm.geometry.lighting import Encoding, decode_srgb, directional_light, encode_srgb, shade, white_light
+from nl3dmm.geometry.lighting import Encoding, Light, decode_srgb, encode_srgb, light_from, shade
 from nl3dmm.geometry.uv import erode, low_pass
 from nl3dmm.render.api import interpolate, rasterize
 from nl3dmm.render.normals import vertex_normals
@@ -37,7 +37,6 @@ _LEAST_FACTOR, _MOST_FACTOR = 0.1, 4.0  # of a new light
 _UNSURE, _SURE = 0.15, 0.45  # cosine to the viewer: below the first the photo's albedo is not believed
 _RIM = 0.06  # of the map's height, over which a new light fades towards the mesh's border
 _ON_FACE, _SEEN, _HIDDEN = 0.9, 0.5, 0.02  # parts of a sticker: less of it is worth a warning, or refused
-_AMBIENT = 0.45  # of the brightness of a lamp's light
 
 
 @dataclass(frozen=True)
@@ -110,23 +109,19 @@ def apply_sticker(face: FaceInPhoto, sticker: Sticker, light: Float[Tensor, "1 3
     return Edit(face.photo, picture, albedo[0], mask, visible)
 
 
-def lamp_light(face: FaceInPhoto, direction: Float[Tensor, "3"], ambient: float = _AMBIENT) -> Float[Tensor, "1 3 9"]:
-    """Even light and a lamp in ``direction`` (camera frame: right, up, to the viewer), as bright as the photo's light.
+def light_as_bright(face: FaceInPhoto, light: Light) -> Float[Tensor, "1 3 9"]:
+    """A light (``geometry.lighting.light_from``) with the brightness and colour of the photo's.
 
-    So is its colour: the mean shading of the vertices that face the viewer stays.
+    The mean shading of the vertices that face the viewer stays.
 
     Raises:
-        ConfigError: the direction has no length.
+        ConfigError, ShapeError: of ``light_from``.
     """
-    length = direction.norm()
-    if not (length.isfinite() and length > 0):
-        raise ConfigError(f"light: got direction {direction.tolist()}; expected finite numbers, not all 0. Give one.")
-    towards = direction / length
-    lamp = (1 - ambient) * directional_light(towards[None], torch.ones(1, 3)) + white_light(1, ambient)
+    other = light_from(light)[None]
     normals = rotate(face.camera, vertex_normals(face.vertices, face.template.triangles))[0]
     front = normals[:, 2] > 0
-    old, new = (face.shading(light)[0][front].mean(0) for light in (face.sh_coefficients, lamp))
-    return lamp * (old / new)[:, None]
+    old, new = (face.shading(each)[0][front].mean(0) for each in (face.sh_coefficients, other))
+    return other * (old / new)[:, None]
 
 
 @lru_cache(maxsize=2)

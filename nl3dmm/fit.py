@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nl3dmm.cli import Parser, report_errors
+from nl3dmm.cli import Parser, add_fit_arguments, report_errors
 from nl3dmm.errors import Nl3dmmError
 
 SOME_FAILED = 3
@@ -19,18 +19,13 @@ def _parser() -> Parser:
     text = "JPEG, PNG or WebP files, folders of them, patterns such as 'photos/*.jpg', or videos"
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help=text)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for meshes, pictures and the report")
-    parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
-    parser.add_argument("--landmarks", type=Path, help="of one photo: 68 points, .pts, .npy or .json (default: found)")
-    box = ("LEFT", "TOP", "RIGHT", "BOTTOM")
-    parser.add_argument("--box", type=float, nargs=4, metavar=box, help="of one photo: the face, brows to chin, px")
+    add_fit_arguments(parser, of_one="of one photo: ")
     parser.add_argument(
         "--mask", type=Path, help="of one photo: a picture that is black where something hides the face"
     )
     text = "all photos show one person: they share latents, 'albedo' or 'shape albedo' (expressions differ in shape)"
     parser.add_argument("--shared", nargs="+", default=[], metavar="LATENT", help=text)
     parser.add_argument("--frames", type=int, default=16, help="of each video, evenly spread (default: 16)")
-    parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     return parser
 
 

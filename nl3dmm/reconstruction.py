@@ -17,6 +17,7 @@ from nl3dmm.editing import Edit, FaceInPhoto, apply_sticker
 from nl3dmm.errors import OutputError
 from nl3dmm.export import write_glb, write_npz, write_obj, write_ply
 from nl3dmm.geometry.camera import project
+from nl3dmm.geometry.lighting import Light, light_from
 from nl3dmm.model import Face, FaceModel, FourRenderings, Geometry
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.panels import fit_panel
@@ -114,7 +115,7 @@ class Reconstruction(FaceViews):
         size_mm: float | int = 30.0,
         rotation: float | int = 0.0,
         blend: str = "normal",
-        light: Float[Tensor, "3 9"] | None = None,
+        light: Light | None = None,
         occluder: Bool[Tensor, "height width"] | None = None,
     ) -> Edit:
         """The photo with a sticker (any picture, alpha optional) on the face.
@@ -126,7 +127,7 @@ class Reconstruction(FaceViews):
             ConfigError, ImageError, ShapeError: of ``read_sticker``, ``Sticker`` and ``apply_sticker``.
         """
         laid = Sticker(read_sticker(sticker).cpu(), at, size_mm, rotation, blend)
-        return apply_sticker(self.in_photo(occluder), laid, None if light is None else light[None])
+        return apply_sticker(self.in_photo(occluder), laid, None if light is None else light_from(light)[None])
 
     def in_photo(self, occluder: Bool[Tensor, "height width"] | None = None) -> FaceInPhoto:
         """What edits need to know of this face."""

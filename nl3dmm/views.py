@@ -193,7 +193,8 @@ class FaceViews:
         check_range("frames", frames, 2, 10_000)
         check_range("size", size, 16, 4096)
         check_range("degrees", degrees, 0, 180)
-        check_range("frames_per_second", frames_per_second, 1, 240)
+        fastest = 50 if Path(path).suffix.lower() == ".gif" else 240  # viewers slow faster GIFs down
+        check_range("frames_per_second", frames_per_second, 1, fastest)
         size += size % 2
         coefficients = self._light(light)[0]
 

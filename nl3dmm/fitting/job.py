@@ -131,7 +131,8 @@ class FitJob:
 
     def run(self) -> None:
         """Fit all photos; what is wrong with one is in the status."""
-        self._write_status()  # an earlier run's is no longer true
+        self._write_status()  # an earlier run's is no longer true, nor is its report
+        (self._folder / REPORT_FILE).unlink(missing_ok=True)
         size = len(self._photos) if self._plan.shared else BATCH
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True) as bar:

@@ -83,11 +83,13 @@ def light_from(light: Light) -> Float[Tensor, "3 9"]:
         if not any(light):
             return white_light(1)[0]
     values = torch.as_tensor(light, dtype=torch.float32)
-    if tuple(values.shape) not in ((3, 9), (3,)) or not values.isfinite().all() or not values.any():
+    if tuple(values.shape) not in ((3, 9), (3,)):
         raise ShapeError(
             f"light: got shape {tuple(values.shape)}; expected finite (3, 9) coefficients, or a direction (x, y, z). "
             "Give one of them or a name."
         )
+    if not values.isfinite().all() or not values.any():
+        raise ShapeError(f"light: got {values.tolist()}; expected finite numbers, not all 0. Change them.")
     if values.ndim == 2:
         return values
     direction = F.normalize(values, dim=0)

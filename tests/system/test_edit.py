@@ -76,7 +76,12 @@ def test_command_line_with_a_point_a_light_and_an_occluder(run, tmp_path):
         (["--at", "nose", "--blend", "burn"], "blend: got 'burn'; expected one of"),
         (["--at", "nose", "--sticker", "missing.png"], "missing.png: got no such file"),
         (["--at", "nose", "--sticker", __file__], "got data that is no JPEG, PNG or WebP image"),
-        (["--at", "nose", "--light", "0", "0", "0"], "light: got direction"),
+        (
+            ["--at", "nose", "--light", "0", "0", "0"],
+            r"light: got \[0.0, 0.0, 0.0\]; expected finite numbers, not all 0",
+        ),
+        (["--at", "nose", "--light", "1", "0", "up"], "--light: got '1 0 up'; expected a name or three numbers"),
+        (["--at", "nose", "--light", "candle"], "light: got 'candle'; expected one of ambient"),
         (["--at", "nose", "--occluder", str(DATA / "missing.png")], "got no such file"),
     ],
 )

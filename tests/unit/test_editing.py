@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nl3dmm.editing import FaceInPhoto, apply_sticker, fine_surface, lamp_light
-from nl3dmm.errors import ConfigError, ImageError
+from nl3dmm.editing import FaceInPhoto, apply_sticker, fine_surface, light_as_bright
+from nl3dmm.errors import ImageError, ShapeError
 from nl3dmm.geometry.camera import project, rotation_from_euler, weak_perspective
 from nl3dmm.geometry.lighting import decode_srgb, directional_light, encode_srgb, white_light
 from nl3dmm.render.scene import render_textures
@@ -165,7 +165,7 @@ def test_the_edited_albedo_holds_the_photos_texture_without_its_light(template):
 
 def test_a_new_light_changes_the_face_and_nothing_else(template):
     face, sticker = scene(template), Sticker(star(), "left_cheek", 25)
-    lamp = lamp_light(face, torch.tensor([-1.0, 0.2, 0.5]))
+    lamp = light_as_bright(face, (-1.0, 0.2, 0.5))
     edit, plain = apply_sticker(face, sticker, lamp), apply_sticker(face, sticker)
     drawn = render_textures(
         face.vertices, face.albedo[:, None], face.camera, lamp, template.surface(), (SIZE, SIZE), "srgb", "vertex"
@@ -182,8 +182,8 @@ def test_a_new_light_changes_the_face_and_nothing_else(template):
 
 def test_a_lamp_is_as_bright_as_the_photos_light(template):
     face = scene(template)
-    lamp = lamp_light(face, torch.tensor([1.0, 0.0, 1.0]))
+    lamp = light_as_bright(face, (1.0, 0.0, 1.0))
     means = [float(face.shading(light).mean()) for light in (lamp, LIGHT)]
     assert means[0] == pytest.approx(means[1], rel=0.15)
-    with pytest.raises(ConfigError, match="light: got"):
-        lamp_light(face, torch.zeros(3))
+    with pytest.raises(ShapeError, match=r"light: got \[0.0, 0.0, 0.0\]; expected finite numbers, not all 0"):
+        light_as_bright(face, torch.zeros(3))

@@ -87,8 +87,10 @@ def test_lights_by_name_direction_and_coefficients():
 def test_wrong_lights():
     with pytest.raises(ConfigError, match="light: got 'moon'; expected one of ambient, front"):
         light_from("moon")
-    for wrong in (torch.zeros(9), (0.0, 0.0, 0.0), (1.0, float("nan"), 0.0), torch.full((3, 9), torch.inf)):
-        with pytest.raises(ShapeError, match=r"light: got shape .*; expected finite \(3, 9\) coefficients"):
+    with pytest.raises(ShapeError, match=r"light: got shape \(9,\); expected finite \(3, 9\) coefficients"):
+        light_from(torch.zeros(9))
+    for wrong in ((0.0, 0.0, 0.0), (1.0, float("nan"), 0.0), torch.full((3, 9), torch.inf)):
+        with pytest.raises(ShapeError, match=r"light: got \[.*\]; expected finite numbers, not all 0"):
             light_from(wrong)
 
 
@@ -155,4 +157,6 @@ def test_turntable_errors(face, tmp_path):
         face.turntable(tmp_path / "missing" / "film.gif")
     with pytest.raises(ConfigError, match="frames: got 1; expected 2 to"):
         face.turntable(tmp_path / "film.gif", frames=1)
+    with pytest.raises(ConfigError, match="frames_per_second: got 60"):
+        face.turntable(tmp_path / "film.gif", frames_per_second=60.0)
     assert list(tmp_path.iterdir()) == []

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nl3dmm.assets.load import load_template
     from nl3dmm.assets.template import FaceTemplate
-    from nl3dmm.checkpoint import load_system
     from nl3dmm.data.images import read_image
     from nl3dmm.data.landmark_files import read_landmarks
     from nl3dmm.errors import Nl3dmmError
     from nl3dmm.fitting.photos import FitFailure, PhotoInput, fit_latent
     from nl3dmm.reconstruction import Reconstruction
+    from nl3dmm.release import load
 
 try:
     __version__ = version("nl3dmm")
@@ -31,7 +31,7 @@ _PUBLIC = {
     "PhotoInput": "nl3dmm.fitting.photos",
     "Reconstruction": "nl3dmm.reconstruction",
     "fit_latent": "nl3dmm.fitting.photos",
-    "load_system": "nl3dmm.checkpoint",
+    "load": "nl3dmm.release",
     "load_template": "nl3dmm.assets.load",
     "read_image": "nl3dmm.data.images",
     "read_landmarks": "nl3dmm.data.landmark_files",
@@ -39,7 +39,7 @@ _PUBLIC = {
 __all__ = [  # noqa: RUF022 (the order of a first session)
     "load_template",
     "FaceTemplate",
-    "load_system",
+    "load",
     "fit_latent",
     "PhotoInput",
     "Reconstruction",

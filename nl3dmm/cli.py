@@ -31,12 +31,15 @@ class Parser(argparse.ArgumentParser):
 
 def add_fit_arguments(parser: Parser, of_one: str = "") -> None:
     """What every command that fits photos takes; ``of_one`` begins the help of what is known of a single photo."""
-    parser.add_argument("--model", type=Path, default=Path("runs/default"), help="checkpoint or run folder")
+    text = "run folder, checkpoint or released file (default: the model that comes with nl3dmm)"
+    parser.add_argument("--model", type=Path, default=Path("default"), help=text)
     text = f"{of_one}68 points: .pts, .npy or .json (default: found)"
     parser.add_argument("--landmarks", type=Path, help=text)
     box = ("LEFT", "TOP", "RIGHT", "BOTTOM")
     parser.add_argument("--box", type=float, nargs=4, metavar=box, help=f"{of_one}the face, brows to chin, px")
     parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
+    text = "mm from the camera to the head, where known: about 400 for a selfie (default: 1000)"
+    parser.add_argument("--distance", type=float, default=1000.0, metavar="MM", help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 

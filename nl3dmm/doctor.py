@@ -74,9 +74,12 @@ def _assets() -> dict[str, str]:
 def _weights() -> dict[str, str]:
     import warnings
 
-    from nl3dmm.checkpoint import find_checkpoint
-    from nl3dmm.fitting.photos import DEFAULT_MODEL
     from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
+    from nl3dmm.release import load
+
+    def model() -> str:
+        shipped = load(device="cpu")
+        return f"usable (step {shipped.step}, template {shipped.template.name}, {shipped.path.name})"
 
     def vgg() -> str:
         with warnings.catch_warnings():
@@ -87,7 +90,7 @@ def _weights() -> dict[str, str]:
 
     return {
         "VGG-16 (perceptual)": _state(vgg),
-        "default model": _state(lambda: f"usable ({find_checkpoint(DEFAULT_MODEL)})"),
+        "default model": _state(model),
     }
 
 

@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         landmarks=options.landmarks,
         box=options.box,
         steps=options.steps,
+        distance_mm=options.distance,
         device=options.device,
     )
     scene = face.in_photo(occluder)

@@ -33,14 +33,15 @@ def _parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse(arguments)
     from nl3dmm.fitting.job import FitJob, find_photos
-    from nl3dmm.fitting.photos import FitPlan, load_model
+    from nl3dmm.fitting.photos import FitPlan
     from nl3dmm.outputs import prepare_output_folder
+    from nl3dmm.release import load
 
-    plan = FitPlan(options.steps, tuple(options.shared))
+    plan = FitPlan(options.steps, tuple(options.shared), options.distance)
     given = (options.landmarks, options.box, options.mask)
     photos = find_photos(options.photos, options.frames, options.output, *given)
     folder = prepare_output_folder(options.output)
-    job = FitJob(photos, folder, load_model(options.model, options.device), plan)
+    job = FitJob(photos, folder, load(options.model, options.device), plan)
     try:
         job.run()
     finally:  # also when interrupted: what is done is worth keeping

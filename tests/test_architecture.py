@@ -27,6 +27,7 @@ LAYERS = (
     ("settings",),
     ("checkpoint_io", "export", "report", "run_config", "stickers"),
     ("checkpoint",),
+    ("release",),
     ("fitting", "panels", "editing"),
     ("views",),
     ("evaluation", "reconstruction"),

@@ -11,7 +11,9 @@ from torch import Tensor
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.config import check_range
 from nl3dmm.errors import ShapeError
-from nl3dmm.fitting.optimise import FitConfig, FitTarget, optimise_faces
+from nl3dmm.fitting.optimise import optimise_faces
+from nl3dmm.fitting.stages import FitConfig
+from nl3dmm.fitting.terms import FitTarget
 from nl3dmm.geometry.camera import project
 from nl3dmm.geometry.similarity import similarity_aligned
 from nl3dmm.losses.pixels import masked_mean, pixel_distance

@@ -16,7 +16,9 @@ from nl3dmm.errors import ConfigError
 from nl3dmm.evaluation.accuracy import Protocol, test_world, training_world
 from nl3dmm.evaluation.detail import detail_scores
 from nl3dmm.evaluation.representation import fit_texture, known
-from nl3dmm.fitting.optimise import FitConfig, FitTarget, optimise_faces
+from nl3dmm.fitting.optimise import optimise_faces
+from nl3dmm.fitting.stages import FitConfig
+from nl3dmm.fitting.terms import FitTarget
 from nl3dmm.geometry.uv import erode
 from nl3dmm.losses.pixels import l21, masked_mean, pixel_distance
 from nl3dmm.model import Face, FaceModel

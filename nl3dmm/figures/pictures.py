@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +14,9 @@ from nl3dmm.errors import ConfigError
 from nl3dmm.evaluation.disentangle import hidden_skin
 from nl3dmm.evaluation.representation import fit_texture, known, texture_l21
 from nl3dmm.figures.sheets import Cell, Column, diverging, fitted, fitted_map, sheet
-from nl3dmm.fitting.optimise import FitConfig, FitTarget, optimise_faces, photo_config
+from nl3dmm.fitting.optimise import optimise_faces
+from nl3dmm.fitting.stages import FitConfig, photo_config
+from nl3dmm.fitting.terms import FitTarget
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
 from nl3dmm.losses.shape import residual_soft_symmetry
 from nl3dmm.model import Face, FaceModel, Geometry
@@ -205,7 +207,8 @@ def _estimate(model: FaceModel, batch: FaceBatch, steps: int) -> tuple[Face, Geo
     if steps and batch.camera is not None:
         face = optimise_faces(model, FitTarget(batch.image), face, FitConfig(steps=steps)).face
     elif steps:  # without the free albedo: the pictures are to show what the model knows
-        face = optimise_faces(model, FitTarget(batch.image, batch.landmarks), face, photo_config(steps)).face
+        config = replace(photo_config(steps), detail_steps=0)
+        face = optimise_faces(model, FitTarget(batch.image, batch.landmarks), face, config).face
     with torch.no_grad():
         return face, model.decode(face.latents)
 

@@ -49,6 +49,7 @@ class LocatedFace:
     crop: Crop
     picture: Float[Tensor, "3 size size"]
     points: Float[Tensor, "68 2"] | None  # photo px
+    is_found: bool  # the points are our detector's, not given
     visible: Bool[Tensor, "size size"] | None  # of the picture, where a mask was given
     warnings: tuple[str, ...]
 
@@ -71,7 +72,8 @@ def locate_face(given: PhotoInput, size: int) -> LocatedFace:
         warnings.append(f"tiny: the photo has {1 / crop.scale:.2f} px for each pixel of the model's input")
     if points is not None:
         warnings += _appearance(picture, crop.points_to_crop(points))
-    return LocatedFace(given.name, photo, crop, picture, points, visible, tuple(warnings))
+    is_found = points is not None and given.landmarks is None
+    return LocatedFace(given.name, photo, crop, picture, points, is_found, visible, tuple(warnings))
 
 
 def _locate(photo: Tensor, landmarks: Landmarks | None, box: Box | None):

@@ -39,6 +39,21 @@ def perspective(
     return Camera(rotation, translation, scale, 1 / distance, principal_point)
 
 
+def at_distance(camera: Camera, distance_mm: float, plane_mm: Float[Tensor, " batch"]) -> Camera:
+    """A weak perspective camera as a pinhole ``distance_mm`` before the object's origin.
+
+    Args:
+        plane_mm: z in the camera frame of the points whose pixels stay where they are.
+    """
+    shrink = 1 - plane_mm / distance_mm
+    return replace(
+        camera,
+        scale=camera.scale * shrink,
+        translation=camera.translation * shrink[:, None],
+        inverse_distance=torch.full_like(camera.scale, 1 / distance_mm),
+    )
+
+
 def rotation_from_6d(values: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3 3"]:
     """Proper rotations from two vectors by Gram-Schmidt (Zhou et al., CVPR19); ``(1,0,0, 0,1,0)`` is the identity."""
     x = F.normalize(values[:, :3], dim=-1, eps=1e-8)

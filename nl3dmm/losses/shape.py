@@ -10,13 +10,16 @@ _EPS = 1e-8
 
 
 def landmark_distance(
-    landmarks: Float[Tensor, "batch landmarks 2"], target: Float[Tensor, "batch landmarks 2"]
+    landmarks: Float[Tensor, "batch landmarks 2"],
+    target: Float[Tensor, "batch landmarks 2"],
+    tolerance: Float[Tensor, " batch"] | float = 0.0,
 ) -> Float[Tensor, " batch"]:
-    """Mean Euclidean distance, in the unit of the points.
+    """Mean Euclidean distance beyond the tolerance, in the unit of the points.
 
     Paper equation 7 has the squared distance; the distance itself lets a few wrong landmarks pull less.
     """
-    return torch.sqrt(((landmarks - target) ** 2).sum(-1) + _EPS).mean(-1)
+    distance = torch.sqrt(((landmarks - target) ** 2).sum(-1) + _EPS)
+    return (distance - torch.as_tensor(tolerance).to(distance).reshape(-1, 1)).clamp_min(0).mean(-1)
 
 
 def laplacian_smoothness(

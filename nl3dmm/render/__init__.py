@@ -1,6 +1,6 @@
 """Mesh -> image: differentiable rasterization, interpolation, texturing and antialiasing."""
 
-from nl3dmm.render._backends import backend_for, backends, default_device, warmup
+from nl3dmm.render._backends import backend_for, backends, default_device, pick_device, warmup
 from nl3dmm.render.api import antialias, interpolate, rasterize, texture
 from nl3dmm.render.mipmaps import texture_construct_mip
 from nl3dmm.render.normals import vertex_normals
@@ -15,6 +15,7 @@ __all__ = [
     "default_device",
     "interpolate",
     "light_albedo",
+    "pick_device",
     "rasterize",
     "shade",
     "texture",

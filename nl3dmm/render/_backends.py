@@ -1,6 +1,7 @@
 """Which implementation renders which device."""
 
 import os
+import re
 from importlib import import_module
 from types import ModuleType
 
@@ -78,3 +79,21 @@ def _numba_obstacle() -> str | None:
     except ImportError as error:
         return f"numba cannot be imported ({error})"
     return None
+
+
+def pick_device(device: str) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as torch names it.
+
+    Raises:
+        BackendError: another name, or a GPU that this machine does not have.
+    """
+    if device == "auto":
+        return default_device()
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise BackendError(f"device: got {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:0'. Choose one.")
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise BackendError(
+            f"device: got {device!r} with {torch.cuda.device_count()} CUDA devices on this machine; expected one of "
+            "them or 'cpu'. Use device='auto'."
+        )
+    return device

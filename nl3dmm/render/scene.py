@@ -59,6 +59,17 @@ class Rendering(TensorFields):
     normals: Float[Tensor, "batch vertices 3"]  # camera frame, unit length
 
 
+@dataclass(frozen=True)
+class SeenMesh(TensorFields):
+    """Meshes under a camera and a light, before any texture is on them: what stays when albedos alone change."""
+
+    fragments: Float[Tensor, "batch height width 4"]
+    mask: Bool[Tensor, "batch height width"]
+    uv: Float[Tensor, "batch height width 2"]
+    shading: Float[Tensor, "batch vertices 3"]
+    normals: Float[Tensor, "batch vertices 3"]  # camera frame, unit length
+
+
 def render_textures(
     vertices: Float[Tensor, "batch vertices 3"],
     albedos: Float[Tensor, "maps textures 3 uv_height uv_width"],
@@ -78,23 +89,58 @@ def render_textures(
             pixels and lights the fetched albedo. ``screen``: normals are carried to the pixels and shaded there.
     """
     check_choice("shading", shading, get_args(ShadingDomain))
-    check_shared("albedos", albedos, len(vertices))
+    seen = see_mesh(vertices, camera, sh_coefficients, surface, image_size)
+    if shading != "screen":
+        return wear_textures(seen, albedos, surface, encoding, shading)
+    with torch.autocast(vertices.device.type, enabled=False):
+        values, _ = interpolate(seen.normals, seen.fragments, surface.triangles)
+        return _lit(seen, albedos, shade_pixels(values, sh_coefficients), encoding)
+
+
+def see_mesh(
+    vertices: Float[Tensor, "batch vertices 3"],
+    camera: Camera,
+    sh_coefficients: Float[Tensor, "batch 3 9"],
+    surface: Surface,
+    image_size: tuple[int, int],
+) -> SeenMesh:
+    """The first half of ``render_textures``: rasterisation, normals, vertex shading."""
     with torch.autocast(vertices.device.type, enabled=False):
         clip = clip_from_object(camera, vertices, image_size)
         fragments, _ = rasterize(None, clip, surface.triangles, image_size)
-        mask = fragments[..., 3] > 0
         normals = rotate(camera, vertex_normals(vertices, surface.triangles))
-        at_vertices = shade(normals, sh_coefficients)
         uv, _ = interpolate(surface.uv[None], fragments, surface.triangles)
-        maps = albedos.permute(0, 3, 4, 1, 2)
-        if shading == "uv":
-            at_texels = surface.to_uv_map(at_vertices).permute(0, 2, 3, 1)
-            pixels = _fetch(light_albedo(maps, at_texels, encoding), uv, mask)
-        else:
-            values, _ = interpolate(at_vertices if shading == "vertex" else normals, fragments, surface.triangles)
-            at_pixels = values if shading == "vertex" else shade_pixels(values, sh_coefficients)
-            pixels = light_albedo(_fetch(maps, uv, mask), at_pixels, encoding)
-        return Rendering(pixels.permute(0, 3, 4, 1, 2), mask, at_vertices, normals)
+        return SeenMesh(fragments, fragments[..., 3] > 0, uv, shade(normals, sh_coefficients), normals)
+
+
+def wear_textures(
+    seen: SeenMesh,
+    albedos: Float[Tensor, "maps textures 3 uv_height uv_width"],
+    surface: Surface,
+    encoding: Encoding,
+    shading: Literal["uv", "vertex"] = "uv",
+) -> Rendering:
+    """The second half: albedo maps on meshes that are already seen; arguments as of ``render_textures``."""
+    check_shared("albedos", albedos, len(seen.mask))
+    with torch.autocast(albedos.device.type, enabled=False):
+        if shading == "vertex":
+            return _lit(seen, albedos, interpolate(seen.shading, seen.fragments, surface.triangles)[0], encoding)
+        at_texels = surface.to_uv_map(seen.shading).permute(0, 2, 3, 1)
+        lit = light_albedo(albedos.permute(0, 3, 4, 1, 2), at_texels, encoding)
+        return _rendering(seen, _fetch(lit, seen.uv, seen.mask))
+
+
+def _lit(
+    seen: SeenMesh, albedos: Tensor, at_pixels: Float[Tensor, "batch height width 3"], encoding: Encoding
+) -> Rendering:
+    """Albedo fetched first, then lit at the pixels."""
+    check_shared("albedos", albedos, len(seen.mask))
+    fetched = _fetch(albedos.permute(0, 3, 4, 1, 2), seen.uv, seen.mask)
+    return _rendering(seen, light_albedo(fetched, at_pixels, encoding))
+
+
+def _rendering(seen: SeenMesh, pixels: Float[Tensor, "batch height width textures 3"]) -> Rendering:
+    return Rendering(pixels.permute(0, 3, 4, 1, 2), seen.mask, seen.shading, seen.normals)
 
 
 def _fetch(

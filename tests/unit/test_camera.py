@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from nl3dmm.geometry.camera import (
+    at_distance,
     camera_from_logits,
     clip_from_object,
     perspective,
@@ -291,3 +292,17 @@ def test_a_point_that_is_not_finite_stays_alone():
 def test_clip_space_of_nothing():
     assert clip_from_object(some_cameras(2), torch.zeros(2, 0, 3, dtype=torch.float64), SIZE).shape == (2, 0, 4)
     assert clip_from_object(some_cameras(2)[:0], some_points(2)[:0], SIZE).shape == (0, 7, 4)
+
+
+def test_a_pinhole_at_a_distance_keeps_its_plane_and_enlarges_what_is_nearer():
+    """Points of the plane keep their pixels; those before it move away from the principal point, others towards it."""
+    flat = some_cameras(inverse_distance=0.0)
+    in_camera_frame = torch.tensor([[20.0, -30, 50], [-15, 8, 50], [20, -30, 90], [20, -30, 0]], dtype=torch.float64)
+    points = in_camera_frame @ flat.rotation  # rotate() undoes this
+    camera = at_distance(flat, 500.0, torch.full((3,), 50.0, dtype=torch.float64))
+    assert camera.inverse_distance.tolist() == [1 / 500] * 3
+    before, after = (project(each, points)[0] - flat.principal_point[:, None] for each in (flat, camera))
+    torch.testing.assert_close(after[:, :2], before[:, :2])
+    larger = after.norm(dim=-1) / before.norm(dim=-1)
+    torch.testing.assert_close(larger[:, 2], torch.full((3,), 450 / 410, dtype=torch.float64))
+    torch.testing.assert_close(larger[:, 3], torch.full((3,), 450 / 500, dtype=torch.float64))

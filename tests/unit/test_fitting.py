@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from nl3dmm.errors import ConfigError
-from nl3dmm.fitting.optimise import FitConfig, FitTarget, _converged, optimise_faces, photo_config
+from nl3dmm.fitting.optimise import _converged, optimise_faces
+from nl3dmm.fitting.stages import FitConfig, photo_config
+from nl3dmm.fitting.terms import FitTarget
 from nl3dmm.model import FaceModel
 from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
 
@@ -41,12 +43,12 @@ CONFIG = FitConfig(STEPS, landmark=1.0, landmark_steps=1, proxy_steps=2, detail_
 
 def test_stages_follow_each_other_and_have_their_terms(model, target, start):
     assert CONFIG.stages() == [("pose", 1), ("proxy", 2), ("final", 2), ("detail", 1)]
-    assert photo_config(8).stages() == [("pose", 2), ("final", 6)]
+    assert photo_config(20).stages() == [("pose", 2), ("final", 10), ("detail", 8)]
     seen = []
     result = optimise_faces(model, target, start, CONFIG, progress=lambda step, steps, loss: seen.append((step, steps)))
     assert seen == [(step + 1, STEPS) for step in range(STEPS)]
     lengths = {name: len(values) for name, values in result.curves[1].items()}
-    assert lengths == {"landmark": STEPS, "latent_prior": 5, "photo": 5, "detail_prior": 1}
+    assert lengths == {"landmark": 5, "latent_prior": 4, "photo": 5, "detail_prior": 1}
 
 
 def test_each_face_is_fitted_as_if_it_were_alone(model, target, start):
@@ -124,3 +126,25 @@ def test_unknown_names_and_impossible_stages_are_refused(model, target, start):
 def test_the_model_is_trainable_afterwards(model, target, start):
     optimise_faces(model, target, start, FitConfig(1))
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_detail_stage_changes_albedo_alone(model, target, start):
+    before = optimise_faces(model, target, start, FitConfig(3))
+    after = optimise_faces(model, target, start, FitConfig(5, detail_steps=2))
+    assert after.face.latents.shape_latent.equal(before.face.latents.shape_latent)
+    assert after.face.camera.rotation.equal(before.face.camera.rotation)
+    assert after.face.sh_coefficients.equal(before.face.sh_coefficients)
+    assert before.albedo_detail.abs().max() == 0
+    assert after.albedo_detail.abs().max() > 0.05
+    photo = after.curves[0]["photo"]
+    assert photo[4] < photo[3]
+
+
+def test_landmarks_within_the_tolerance_do_not_pull(model, target, start):
+    """The pose is found on landmarks alone: with a wide tolerance there is nothing to find."""
+    config = FitConfig(5, landmark=1.0, landmark_steps=4)
+    moved = replace(target, landmarks=target.landmarks + 4)
+    loose = replace(moved, landmark_tolerance=torch.tensor([9.0, 9.0, 0.0]))
+    pulled, left = (optimise_faces(model, each, start, config).curves for each in (moved, loose))
+    assert [pulled[0]["landmark"][0] > 0.1, left[0]["landmark"][0], left[1]["landmark"][0]] == [True, 0, 0]
+    assert left[2]["landmark"] == pytest.approx(pulled[2]["landmark"], rel=1e-4)

@@ -23,6 +23,12 @@ def test_landmark_distance_is_the_mean_over_points():
     torch.testing.assert_close(landmark_distance(landmarks, target), torch.tensor([2.5, 0]), atol=2e-4, rtol=0)
 
 
+def test_landmark_distance_within_the_tolerance_is_none():
+    landmarks = torch.tensor([[[3.0, 4], [0, 0]], [[3, 4], [0, 0]]])
+    distance = landmark_distance(landmarks, torch.zeros(2, 2, 2), torch.tensor([2.0, 6.0]))
+    torch.testing.assert_close(distance, torch.tensor([1.5, 0]), atol=2e-4, rtol=0)
+
+
 def test_landmark_distance_has_a_finite_gradient_at_its_minimum():
     landmarks = torch.zeros(1, 68, 2, requires_grad=True)
     landmark_distance(landmarks, torch.zeros(1, 68, 2)).sum().backward()

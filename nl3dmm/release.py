@@ -1,0 +1,186 @@
+"""``python -m nl3dmm.release RUN -o NAME.safetensors``: a trained model in a form to be passed on.
+
+Written are half-precision weights, the template without its linear bases, and a card (.json) that says what the model
+was trained on, by which command, under which licence, and how good it is. ``nl3dmm.load`` reads it; ``default`` is the
+one that comes with the package. Training state is left out: nothing can go on from a release, but fits and
+``encoder_from`` need no more.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from nl3dmm.assets.storage import read_template, save_template
+from nl3dmm.assets.template import FaceTemplate
+from nl3dmm.checkpoint import TrainedSystem, load_system
+from nl3dmm.cli import Parser, report_errors
+from nl3dmm.config import config_from_dict, config_to_dict
+from nl3dmm.errors import CheckpointError, ConfigError
+from nl3dmm.outputs import atomic_path, prepare_output_folder
+from nl3dmm.render import pick_device
+from nl3dmm.settings import RunConfig
+from nl3dmm.systems.highfidelity import HighFidelity
+
+FORMAT = "nl3dmm.model/1"
+DEFAULT = "default"
+_SHIPPED = Path(__file__).parent / "weights"
+
+
+def load(model: str | Path | TrainedSystem = DEFAULT, device: str = "auto") -> TrainedSystem:
+    """A trained model, ready for use.
+
+    Args:
+        model: ``default``, the model that comes with the package; a released .safetensors file; a checkpoint or run
+            folder; or an already loaded system, which is returned as it is.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        CheckpointError: missing or damaged.
+        BackendError: no such device.
+    """
+    if isinstance(model, TrainedSystem):
+        return model
+    if str(model) == DEFAULT and not Path(model).exists():
+        model = _SHIPPED / f"{DEFAULT}.safetensors"
+    name = pick_device(device)
+    return read_release(model, name) if Path(model).suffix == ".safetensors" else load_system(model, device=name)
+
+
+def write_release(trained: TrainedSystem, path: str | Path, facts: dict[str, Any]) -> None:
+    """Write the model beside its template and card; matrices and kernels in half precision.
+
+    Args:
+        path: of the .safetensors file.
+        facts: for the card: licence, data, command, metrics.
+    """
+    path = Path(path)
+    prepare_output_folder(path.parent)
+    template = bare(trained.template.to("cpu"))
+    weights = {name: _narrow(value) for name, value in trained.cpu_model.state_dict().items()}
+    content = save(weights)
+    card = {
+        "format": FORMAT,
+        "name": path.stem,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "template_hash": template.hash,
+        "parameters": sum(value.numel() for value in trained.cpu_model.parameters()),
+        "step": trained.step,
+        **facts,
+        "config": config_to_dict(trained.config),
+    }
+    save_template(template, _template_file(path))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def read_release(path: str | Path, device: str = "cpu") -> TrainedSystem:
+    """What ``write_release`` wrote, with every claim of the card verified.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another version.
+    """
+    path = Path(path)
+    card = read_card(path)
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != card["sha256"]:
+            raise _damaged(path, "content that is not its card's")
+        weights = load_file(path)
+        config = config_from_dict(RunConfig, card["config"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _damaged(path, f"a file that cannot be read ({error!r})") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its config is not one of this version ({error}). Get a newer file.") from error
+    template = read_template(_template_file(path))
+    if template.hash != card["template_hash"]:
+        raise _damaged(path, f"template {template.hash[:12]}, not the card's {card['template_hash'][:12]}")
+    system = HighFidelity(config.highfidelity, template)
+    try:
+        system.model.load_state_dict({name: _widen(value) for name, value in weights.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: weights do not fit the model of its config ({error}).") from error
+    return TrainedSystem(system.eval().to(device), config, template.to(device), int(card["step"]), path)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """What a release says of itself.
+
+    Raises:
+        CheckpointError: there is none, or of another format.
+    """
+    path = Path(path)
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"no readable {path.with_suffix('.json').name} beside it ({error})") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise _damaged(path, f"a card of another format than {FORMAT}")
+    return card
+
+
+def bare(template: FaceTemplate) -> FaceTemplate:
+    """A template without its linear bases: what a nonlinear model needs of it, and no more of others' work."""
+    none = template.vertices.new_zeros(0, *template.vertices.shape)
+    return replace(
+        template,
+        identity_basis=none,
+        expression_basis=none,
+        expression_names=(),
+        albedo_mean=None,
+        albedo_basis=None,
+    )
+
+
+def _template_file(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_template.safetensors")
+
+
+def _narrow(value: Tensor) -> Tensor:
+    """Half precision, but for vectors: the variances of batch norms need their range, and take no room."""
+    value = value.detach().cpu().contiguous()
+    return value.half() if value.is_floating_point() and value.ndim > 1 else value
+
+
+def _widen(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.float16 else value
+
+
+def _damaged(path: Path, got: str) -> CheckpointError:
+    return CheckpointError(
+        f"model: got {path} with {got}; expected a model written by python -m nl3dmm.release: NAME.safetensors, "
+        "NAME.json, NAME_template.safetensors, NAME_template.json. Copy all of it again."
+    )
+
+
+@report_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = Parser("python -m nl3dmm.release", __doc__)
+    parser.add_argument("run", type=Path, help="checkpoint or run folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help=".safetensors file")
+    parser.add_argument("--facts", type=Path, help="JSON file for the card: licence, data, command, metrics")
+    options = parser.parse(arguments)
+    if options.output.suffix != ".safetensors":
+        raise CheckpointError(f"output: got {options.output}; expected a .safetensors file. Change the suffix.")
+    try:
+        facts = json.loads(options.facts.read_text(encoding="utf-8")) if options.facts else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"facts: got {options.facts}, not readable ({error}); expected a JSON file.") from error
+    write_release(load_system(options.run), options.output, facts)
+    size = sum(file.stat().st_size for file in (options.output, _template_file(options.output))) / 1e6
+    print(f"{options.output}: {size:.1f} MB with its template")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

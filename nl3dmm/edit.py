@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from nl3dmm.data.images import read_sticker
     from nl3dmm.editing import apply_sticker, light_as_bright
+    from nl3dmm.fitting.located_face import PhotoInput
     from nl3dmm.fitting.photos import fit_latent
     from nl3dmm.outputs import prepare_output_folder
     from nl3dmm.stickers import Sticker, star
@@ -66,15 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sticker = Sticker(picture, _place(options.at), options.size, options.rotation, options.blend)  # checked first
     _check_not_written(options.photo, folder)
     occluder, light = _read_occluder(options.occluder, options.photo), _light(options.light)
-    face = fit_latent(
-        options.photo,
-        model=options.model,
-        landmarks=options.landmarks,
-        box=options.box,
-        steps=options.steps,
-        distance_mm=options.distance,
-        device=options.device,
-    )
+    photo = PhotoInput(options.photo, options.landmarks, options.box, distance_mm=options.distance)
+    face = fit_latent(photo, model=options.model, steps=options.steps, device=options.device)
     scene = face.in_photo(occluder)
     edit = apply_sticker(scene, sticker, None if light is None else light_as_bright(scene, light))
     _save(edit, sticker, folder)

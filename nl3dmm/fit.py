@@ -37,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nl3dmm.outputs import prepare_output_folder
     from nl3dmm.release import load
 
-    plan = FitPlan(options.steps, tuple(options.shared), options.distance)
+    plan = FitPlan(options.steps, tuple(options.shared))
     given = (options.landmarks, options.box, options.mask)
     photos = find_photos(options.photos, options.frames, options.output, *given)
+    photos = [photo.seen_from(options.distance) for photo in photos]
     folder = prepare_output_folder(options.output)
     job = FitJob(photos, folder, load(options.model, options.device), plan)
     try:

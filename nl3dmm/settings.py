@@ -130,7 +130,7 @@ class RunConfig:
     """One training run."""
 
     system: str = "highfidelity"
-    output: str = "runs/default"
+    output: str = "runs/quickstart"
     seed: int = 0
     resume: bool = True  # go on from the output folder's last checkpoint when there is one
     encoder_from: str | None = None  # checkpoint or run folder whose encoder this run starts with

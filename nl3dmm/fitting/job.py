@@ -34,6 +34,10 @@ class NamedPhoto:
     name: str
     given: PhotoInput
 
+    def seen_from(self, distance_mm: float) -> "NamedPhoto":
+        """Taken at this distance."""
+        return replace(self, given=replace(self.given, distance_mm=distance_mm))
+
 
 def find_photos(
     sources: Sequence[str],

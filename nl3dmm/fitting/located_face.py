@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nl3dmm.config import check_range
 from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
 from nl3dmm.data.detection import detect_landmarks
 from nl3dmm.data.images import ImageSource, read_image
@@ -20,6 +21,7 @@ from nl3dmm.errors import NoFaceError, ShapeError
 Landmarks = str | Path | Tensor
 Box = Sequence[float]
 Mask = Tensor | np.ndarray
+DISTANCE_MM = 1000.0  # of portraits; on faces 600 mm away it leaves half of what weak perspective is off by
 _LARGER = 1.6  # crop px per photo px from which a face is magnified more than it has detail
 _SHARP, _SURE = 0.4, 0.5
 _OCCLUDED, _NOTHING_LEFT = 0.2, 0.98  # parts of a face: worth a warning, too much
@@ -34,6 +36,10 @@ class PhotoInput:
     box: Box | None = None
     mask: Mask | None = None  # False where something hides the face
     label: str | None = None  # what it is called; by default the file's path
+    distance_mm: float | int = DISTANCE_MM  # from the camera to the middle of the head; one photo does not show it
+
+    def __post_init__(self) -> None:
+        check_range("distance_mm", self.distance_mm, 200, 1e6)
 
     @property
     def name(self) -> str:
@@ -51,6 +57,7 @@ class LocatedFace:
     points: Float[Tensor, "68 2"] | None  # photo px
     is_found: bool  # the points are our detector's, not given
     visible: Bool[Tensor, "size size"] | None  # of the picture, where a mask was given
+    distance_mm: float | int
     warnings: tuple[str, ...]
 
 
@@ -73,7 +80,7 @@ def locate_face(given: PhotoInput, size: int) -> LocatedFace:
     if points is not None:
         warnings += _appearance(picture, crop.points_to_crop(points))
     is_found = points is not None and given.landmarks is None
-    return LocatedFace(given.name, photo, crop, picture, points, is_found, visible, tuple(warnings))
+    return LocatedFace(given.name, photo, crop, picture, points, is_found, visible, given.distance_mm, tuple(warnings))
 
 
 def _locate(photo: Tensor, landmarks: Landmarks | None, box: Box | None):

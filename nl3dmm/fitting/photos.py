@@ -29,7 +29,6 @@ from nl3dmm.reconstruction import Reconstruction
 from nl3dmm.release import DEFAULT, load
 
 DEFAULT_STEPS = 150
-DISTANCE_MM = 1000.0  # of portraits; on faces 600 mm away it leaves half of what weak perspective is off by
 BATCH = 8  # photos that are optimised together
 # Half crop sizes that landmarks may be off by: our detector's by 6 % of the eyes' distance, others by what people mean
 # by a contour. Pulled further, the shape gets worse than the encoder's.
@@ -53,11 +52,9 @@ class FitPlan:
 
     steps: int = DEFAULT_STEPS  # 0: the encoder's estimate
     shared: tuple[str, ...] = ()  # of fitting.SHAREABLE: what the photos, then all of one person, have in common
-    distance_mm: float = DISTANCE_MM  # from the camera to the middle of the head; it cannot be seen in one photo
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 0, 100_000)
-        check_range("distance_mm", self.distance_mm, 200, 1e6)
         check_shared(self.shared)
 
 
@@ -69,7 +66,6 @@ def fit_latent(
     box: Box | Sequence[Box | None] | None = None,
     shared: Sequence[str] = (),
     steps: int | None = None,
-    distance_mm: float = DISTANCE_MM,
     device: str = "auto",
     progress: bool | Progress = True,
 ) -> Any:
@@ -77,14 +73,14 @@ def fit_latent(
 
     Args:
         images: path, bytes, PIL image, array or tensor; see ``data.images.read_image``. Or a list of them, or a tensor
-            (batch, 3, height, width). A ``PhotoInput`` carries landmarks, box and a mask of what hides the face along.
+            (batch, 3, height, width). A ``PhotoInput`` carries along what is known: landmarks, box, the camera's
+            distance, a mask of what hides the face.
         model: see ``nl3dmm.load``: the model that comes with the package, a run folder, a checkpoint, a loaded system.
         landmarks: 68 points in photo pixels, or a .pts, .npy or .json file; they frame the crop and guide the pose.
             Without them and without a box those of the largest face are found. For a list of photos: a list.
         box: left, top, right, bottom of the face (brows to chin) in photo pixels; used without landmarks.
         shared: latents, of "shape" and "albedo", that the photos of one person have in common.
         steps: optimisation steps, by default 150; 0 gives the encoder's estimate.
-        distance_mm: from the camera to the head, where you know it: about 400 for a selfie. One photo does not show it.
         progress: show a bar, or call ``progress(step, steps, loss)`` instead.
 
     Returns:
@@ -97,7 +93,7 @@ def fit_latent(
         ConfigError: unknown name in ``shared``, or steps out of range.
         CheckpointError: no trained model, or a damaged one.
     """
-    plan = FitPlan(DEFAULT_STEPS if steps is None else steps, tuple(shared), distance_mm)
+    plan = FitPlan(DEFAULT_STEPS if steps is None else steps, tuple(shared))
     trained = load(model, device)
     several = _several(images)
     if several is None:
@@ -166,25 +162,18 @@ def _chunks(located: list[tuple[int, LocatedFace]], is_shared: bool) -> Iterator
 def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progress: Progress) -> list[Reconstruction]:
     """One batch."""
     started = time.perf_counter()
-    network, device = trained.system.model, trained.system.model.device
-    picture = torch.stack([face.picture for face in faces]).to(device)
-    guided = [face.crop.points_to_crop(face.points) for face in faces if face.points is not None]
-    if plan.shared and 0 < len(guided) < len(faces):
-        raise ShapeError(
-            f"landmarks: got them for {len(guided)} of {len(faces)} photos that share latents; expected all or none. "
-            "Give no box where landmarks are found."
-        )
-    points = torch.stack(guided).to(device) if len(guided) == len(faces) else None
-    masks = _masks(faces, picture)
+    network = trained.system.model
+    target = _target(faces, network, bool(plan.shared))
     with torch.no_grad():
-        start = network.encode(picture)
-    tolerance = picture.new_tensor([_FOUND_TOLERANCE if face.is_found else _GIVEN_TOLERANCE for face in faces])
-    result = _optimise(network, FitTarget(picture, points, masks, tolerance), start, plan, progress)
+        start = network.encode(target.image)
+    result = _optimise(network, target, start, [face.distance_mm for face in faces], plan, progress)
     with torch.no_grad():
         geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
         estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
-    region = None if points is None else torch.stack([hull_mask(each.cpu(), len(picture[0, 0])) for each in points])
-    errors = photometric_errors(network, picture, estimates, None if region is None else region.to(device), masks)
+    region, points = None, target.landmarks
+    if points is not None:
+        region = torch.stack([hull_mask(each, target.image.shape[-1]) for each in points.cpu()]).to(network.device)
+    errors = photometric_errors(network, target.image, estimates, region, target.mask)
     fitted, shapes = result.face.to("cpu"), geometry.to("cpu")
     seconds = (time.perf_counter() - started) / len(faces)
     return [
@@ -206,6 +195,20 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
     ]
 
 
+def _target(faces: Sequence[LocatedFace], network: FaceModel, is_shared: bool) -> FitTarget:
+    """What the faces of a batch are compared with."""
+    picture = torch.stack([face.picture for face in faces]).to(network.device)
+    guided = [face.crop.points_to_crop(face.points) for face in faces if face.points is not None]
+    if is_shared and 0 < len(guided) < len(faces):
+        raise ShapeError(
+            f"landmarks: got them for {len(guided)} of {len(faces)} photos that share latents; expected all or none. "
+            "Give no box where landmarks are found."
+        )
+    points = torch.stack(guided).to(picture) if len(guided) == len(faces) else None
+    tolerance = picture.new_tensor([_FOUND_TOLERANCE if face.is_found else _GIVEN_TOLERANCE for face in faces])
+    return FitTarget(picture, points, _masks(faces, picture), tolerance)
+
+
 def _masks(
     faces: Sequence[LocatedFace], picture: Float[Tensor, "batch 3 size size"]
 ) -> Bool[Tensor, "batch size size"] | None:
@@ -217,19 +220,22 @@ def _masks(
     return torch.stack(visible).to(picture.device)
 
 
-def _optimise(model: FaceModel, target: FitTarget, start: Face, plan: FitPlan, progress: Progress) -> FitResult:
+def _optimise(
+    model: FaceModel, target: FitTarget, start: Face, distances_mm: list[float], plan: FitPlan, progress: Progress
+) -> FitResult:
     if plan.steps == 0:
         return FitResult.unfitted(start, model.template.uv_size, plan.shared)
     config = photo_config(plan.steps, guided=target.landmarks is not None)
-    return optimise_faces(model, target, _from_distance(model, start, plan), config, plan.shared, progress=progress)
+    start = _from_distance(model, start, target.image.new_tensor(distances_mm))
+    return optimise_faces(model, target, start, config, plan.shared, progress=progress)
 
 
 @torch.no_grad()
-def _from_distance(model: FaceModel, face: Face, plan: FitPlan) -> Face:
+def _from_distance(model: FaceModel, face: Face, distance_mm: Float[Tensor, " batch"]) -> Face:
     """Seen by a pinhole camera; the landmarks stay in place on average."""
     landmarks = model.template.landmarks(model.decode(face.latents).vertices_final)
     plane = rotate(face.camera, landmarks)[..., 2].mean(1)
-    return replace(face, camera=at_distance(face.camera, plan.distance_mm, plane))
+    return replace(face, camera=at_distance(face.camera, distance_mm, plane))
 
 
 def _pose_warnings(face: Face) -> tuple[str, ...]:

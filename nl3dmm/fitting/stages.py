@@ -30,6 +30,7 @@ class FitConfig:
     landmark: float = 0.0
     latent_prior: float = 0.02  # mean squared distance from the latents that the fit starts with
     detail_prior: float = 0.02  # l1 of the albedo residual and of its differences between neighbours
+    detail_symmetry: float = 0.1  # what is hidden is like its mirror image (soft symmetry of paper equation 16)
     tolerance: float = 0.0  # a stage ends when no loss falls by this share from 10 steps to the next 10; 0: never
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ def photo_config(steps: int, guided: bool = True) -> FitConfig:
     return FitConfig(
         steps,
         learning_rate=0.05,
-        landmark=2.0 if guided else 0.0,
+        landmark=0.5 if guided else 0.0,
         landmark_steps=steps // 10 if guided else 0,
         detail_steps=steps * 2 // 5,
         latent_prior=0.1,

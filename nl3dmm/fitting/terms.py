@@ -10,12 +10,17 @@ from torch import Tensor
 from nl3dmm.fitting.free_face import FreeFace
 from nl3dmm.fitting.stages import FitConfig, Stage
 from nl3dmm.geometry.camera import project
-from nl3dmm.losses.pixels import feature_distance, l21
+from nl3dmm.losses.pixels import feature_distance, l21, masked_mean
 from nl3dmm.losses.shape import landmark_distance
 from nl3dmm.model import Face, FaceModel, Geometry
 from nl3dmm.nn.perceptual import FeatureNetwork
+from nl3dmm.render import interpolate
 from nl3dmm.render.scene import Rendering, composite, see_mesh, wear_textures
+from nl3dmm.render.uv import unwrap_photo
 
+# Cosines of normal and line of sight: below the first a pixel may well show what lies behind the face; from the second
+# on a texel's detail is good enough for its mirror image too.
+_GRAZING, _WELL_SEEN = 0.2, 0.3
 Terms = dict[str, Float[Tensor, " batch"]]
 
 
@@ -86,18 +91,28 @@ def _face_terms(
 def _detail_terms(
     model: FaceModel, target: FitTarget, free: FreeFace, config: FitConfig, features: FeatureNetwork | None
 ) -> Callable[[], Terms]:
-    """Of the albedo residual alone; all else is decoded, rasterised and shaded once."""
+    """Of the albedo residual alone, from pixels that see the skin from above; all else is drawn once."""
     with torch.no_grad():
         face = free.face()
         geometry = model.decode(face.latents)
         size = (target.image.shape[-2], target.image.shape[-1])
         seen = see_mesh(geometry.vertices_final, face.camera, face.sh_coefficients, model.surface, size)
+        confidence = unwrap_photo(target.image, face.camera, geometry.vertices_final, model.surface).confidence
+        hidden = (confidence < _GRAZING) & (confidence.flip(-1) > _WELL_SEEN) & model.template.uv_mask
+        facing, _ = interpolate(seen.normals[..., 2:].contiguous(), seen.fragments, model.surface.triangles)
+        target = replace(target, mask=target.visible(facing[..., 0] > _GRAZING))
 
     def terms() -> Terms:
-        albedo = add_albedo_detail(geometry, free.albedo_detail).maps.albedo_final
+        detail = free.albedo_detail
+        albedo = add_albedo_detail(geometry, detail).maps.albedo_final
         drawn = wear_textures(seen, albedo[:, None], model.surface, model.config.shading_space)
-        prior = config.detail_prior * _detail_magnitude(free.albedo_detail)
-        return {"detail_prior": prior, **_photo_terms(model, target, drawn, config, features)}
+        prior = config.detail_prior * _detail_magnitude(detail)
+        mirrored = config.detail_symmetry * masked_mean((detail - detail.flip(-1).detach()).abs().sum(1), hidden)
+        return {
+            "detail_prior": prior,
+            "detail_symmetry": mirrored,
+            **_photo_terms(model, target, drawn, config, features),
+        }
 
     return terms
 

@@ -39,7 +39,7 @@ def perspective(
     return Camera(rotation, translation, scale, 1 / distance, principal_point)
 
 
-def at_distance(camera: Camera, distance_mm: float, plane_mm: Float[Tensor, " batch"]) -> Camera:
+def at_distance(camera: Camera, distance_mm: Float[Tensor, " batch"], plane_mm: Float[Tensor, " batch"]) -> Camera:
     """A weak perspective camera as a pinhole ``distance_mm`` before the object's origin.
 
     Args:
@@ -50,7 +50,7 @@ def at_distance(camera: Camera, distance_mm: float, plane_mm: Float[Tensor, " ba
         camera,
         scale=camera.scale * shrink,
         translation=camera.translation * shrink[:, None],
-        inverse_distance=torch.full_like(camera.scale, 1 / distance_mm),
+        inverse_distance=1 / distance_mm,
     )
 
 

@@ -41,7 +41,7 @@ def test_all_sections_in_order(report):
         r"  embedded template +usable \(\d+ vertices",
         r"  configs +.*quickstart\.yaml",
         r"  VGG-16 \(perceptual\) +not found in the torch hub cache",
-        r"  default model +NOT usable: model: got .*Train one with: python -m nl3dmm\.train",
+        r"  default model +usable \(step \d+, template ict, default\.safetensors\)",
         r"  W&B +no account: offline runs",
     ],
 )
@@ -52,11 +52,3 @@ def test_lines(report, line):
 def test_every_part_has_a_state_on_one_line(report):
     for line in report.splitlines():
         assert line in SECTIONS or re.fullmatch(r"  \S.{23} \S.*", line)
-
-
-def test_trained_model_is_found(run, tmp_path, monkeypatch, capsys):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "default").symlink_to(run.folder, target_is_directory=True)
-    monkeypatch.chdir(tmp_path)
-    assert main([]) == 0
-    assert re.search(r"^  default model +usable \(runs/default/checkpoints/last\.ckpt\)", capsys.readouterr().out, re.M)

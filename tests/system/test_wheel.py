@@ -100,4 +100,4 @@ def test_unpacked_wheel_finds_its_template_and_configs(wheel, tmp_path):
     assert len(digest) == 64
     show = "from nl3dmm.train import main; main(['--print-config'])"
     printed = python(show, folder=tmp_path, PYTHONPATH=str(package))
-    assert "output: runs/default" in printed
+    assert "output: runs/quickstart" in printed

@@ -299,7 +299,7 @@ def test_a_pinhole_at_a_distance_keeps_its_plane_and_enlarges_what_is_nearer():
     flat = some_cameras(inverse_distance=0.0)
     in_camera_frame = torch.tensor([[20.0, -30, 50], [-15, 8, 50], [20, -30, 90], [20, -30, 0]], dtype=torch.float64)
     points = in_camera_frame @ flat.rotation  # rotate() undoes this
-    camera = at_distance(flat, 500.0, torch.full((3,), 50.0, dtype=torch.float64))
+    camera = at_distance(flat, *torch.tensor([500.0, 50.0], dtype=torch.float64)[:, None].expand(2, 3))
     assert camera.inverse_distance.tolist() == [1 / 500] * 3
     before, after = (project(each, points)[0] - flat.principal_point[:, None] for each in (flat, camera))
     torch.testing.assert_close(after[:, :2], before[:, :2])

@@ -9,8 +9,10 @@ from nl3dmm.errors import ConfigError
 from nl3dmm.fitting.optimise import _converged, optimise_faces
 from nl3dmm.fitting.stages import FitConfig, photo_config
 from nl3dmm.fitting.terms import FitTarget
+from nl3dmm.geometry.camera import rotation_from_euler
 from nl3dmm.model import FaceModel
 from nl3dmm.nn.perceptual import FeatureNetwork, PerceptualConfig
+from nl3dmm.render.uv import unwrap_photo
 
 STEPS = 6
 
@@ -48,7 +50,7 @@ def test_stages_follow_each_other_and_have_their_terms(model, target, start):
     result = optimise_faces(model, target, start, CONFIG, progress=lambda step, steps, loss: seen.append((step, steps)))
     assert seen == [(step + 1, STEPS) for step in range(STEPS)]
     lengths = {name: len(values) for name, values in result.curves[1].items()}
-    assert lengths == {"landmark": 5, "latent_prior": 4, "photo": 5, "detail_prior": 1}
+    assert lengths == {"landmark": 5, "latent_prior": 4, "photo": 5, "detail_prior": 1, "detail_symmetry": 1}
 
 
 def test_each_face_is_fitted_as_if_it_were_alone(model, target, start):
@@ -148,3 +150,20 @@ def test_landmarks_within_the_tolerance_do_not_pull(model, target, start):
     pulled, left = (optimise_faces(model, each, start, config).curves for each in (moved, loose))
     assert [pulled[0]["landmark"][0] > 0.1, left[0]["landmark"][0], left[1]["landmark"][0]] == [True, 0, 0]
     assert left[2]["landmark"] == pytest.approx(pulled[2]["landmark"], rel=1e-4)
+
+
+def test_hidden_detail_is_like_its_mirror_image(model, target, start):
+    """Of a face that is turned away, with and without the prior."""
+    turn = rotation_from_euler(*torch.deg2rad(torch.tensor([[0.0] * 3, [60.0] * 3, [0.0] * 3])))
+    turned = replace(start, camera=replace(start.camera, rotation=turn))
+    config = FitConfig(40, detail_steps=39, detail_prior=0.0, learning_rate=1e-6, light_rate=1e-6, camera_rate=1e-6)
+    results = [optimise_faces(model, target, turned, replace(config, detail_symmetry=weight)) for weight in (0.0, 1.0)]
+    with torch.no_grad():
+        vertices = model.decode(turned.latents).vertices_final
+        seen = unwrap_photo(target.image, turned.camera, vertices, model.surface).confidence
+    hidden = (seen == 0) & (seen.flip(-1) > 0.5) & model.template.uv_mask
+    gaps = [
+        (result.albedo_detail - result.albedo_detail.flip(-1)).abs().mean(1)[hidden].mean().item() for result in results
+    ]
+    assert hidden.sum() > 100
+    assert gaps[1] < 0.3 * gaps[0]

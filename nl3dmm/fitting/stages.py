@@ -57,7 +57,7 @@ def photo_config(steps: int, guided: bool = True) -> FitConfig:
     return FitConfig(
         steps,
         learning_rate=0.05,
-        landmark=0.5 if guided else 0.0,
+        landmark=1.0 if guided else 0.0,
         landmark_steps=steps // 10 if guided else 0,
         detail_steps=steps * 2 // 5,
         latent_prior=0.1,

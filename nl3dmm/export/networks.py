@@ -115,7 +115,7 @@ def export_networks(model: FaceModel, folder: str | Path, formats: Sequence[str]
         program, described[name] = _traced(network)
         for suffix in formats:
             paths.append(folder / f"{name}.{suffix}")
-            data = _pt2(program) if suffix == "pt2" else _onnx(program, list(described[name]["outputs"]))
+            data = _pt2(program) if suffix == "pt2" else _onnx(program, described[name])
             with atomic_path(paths[-1]) as temporary:
                 temporary.write_bytes(data)
     paths += [folder / "mesh.npz", folder / "networks.json"]
@@ -181,11 +181,20 @@ def _pt2(program: torch.export.ExportedProgram) -> bytes:
     return buffer.getvalue()
 
 
-def _onnx(program: torch.export.ExportedProgram, outputs: list[str]) -> bytes:
-    converted = torch.onnx.export(program, (), dynamo=True, output_names=outputs, external_data=False, verbose=False)
+def _onnx(program: torch.export.ExportedProgram, card: dict[str, Any]) -> bytes:
+    converted = torch.onnx.export(
+        program,
+        dynamo=True,
+        output_names=list(card["outputs"]),
+        dynamic_shapes=(
+            {0: "batch"},
+            *[None] * (len(card["inputs"]) - 1),
+        ),  # named at the first, which all others share
+        external_data=False,
+        verbose=False,
+    )
     if converted is None:
         raise BackendError("onnx: torch.onnx.export gave nothing; expected a program. Try another version of torch.")
-    converted.rename_axes({converted.model.graph.inputs[0].shape[0]: "batch"})
     return converted.model_proto.SerializeToString()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float
@@ -108,7 +109,7 @@ class FaceModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next(chain(self.parameters(), self.buffers())).device  # linear decoders alone have buffers only
 
     def _apply(self, fn, recurse=True):
         """Move the template along with the parameters."""

@@ -34,7 +34,7 @@ LAYERS = (
     ("fitting.photos",),
     ("fitting.job",),
     ("training", "figures", "sweeps"),
-    ("train", "fit", "edit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor"),
+    ("train", "fit", "edit", "evaluate", "figure", "sweep", "world", "prep", "landmarks", "doctor", "export_networks"),
 )
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 40, 8
 GIVEN_SIGNATURES = {"texture": 9}  # nvdiffrast's eight parameters, and a mask

@@ -93,7 +93,7 @@ def camera_from_logits(logits: Float[Tensor, "batch 9"], image_size: tuple[int, 
         rotation=rotation_from_6d(logits[:, :6] + identity),
         translation=logits[:, 6:8] * half_size,
         scale=mean_scale * torch.exp(logits[:, 8].clamp(-3, 3)),
-        principal_point=half_size.expand(len(logits), 2),
+        principal_point=half_size.expand(logits.shape[0], 2),
     )
 
 
@@ -119,7 +119,7 @@ def camera_from_matrix(logits: Float[Tensor, "batch 8"], image_size: tuple[int, 
         rotation=rotation_from_6d(rows.flatten(1)),  # exact to the last digit, and the third row
         translation=logits[:, 6:] * half_size,
         scale=mean_scale * scale,
-        principal_point=half_size.expand(len(logits), 2),
+        principal_point=half_size.expand(logits.shape[0], 2),
     )
 
 

@@ -23,7 +23,7 @@ def sample_uv_map(
     uv_map: Float[Tensor, "batch channels uv_height uv_width"], uv: Float[Tensor, "vertices 2"]
 ) -> Float[Tensor, "batch vertices channels"]:
     """Bilinear values at vertices; coordinates beyond the outermost texel centres are clamped to them."""
-    grid = (2 * uv - 1).expand(len(uv_map), 1, *uv.shape)
+    grid = (2 * uv - 1).expand(uv_map.shape[0], 1, *uv.shape)
     sampled = F.grid_sample(uv_map, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled[:, :, 0].transpose(1, 2)
 

@@ -16,7 +16,7 @@ from nl3dmm.checkpoint_io import load_checkpoint, save_checkpoint
 from nl3dmm.errors import CheckpointError
 
 PHOTO = Path(__file__).parents[1] / "data" / "astronaut.jpg"
-COMMANDS = ("train", "fit", "evaluate", "doctor")
+COMMANDS = ("train", "fit", "evaluate", "doctor", "export_networks")
 
 
 def files_in(folder: Path) -> dict[Path, bytes]:

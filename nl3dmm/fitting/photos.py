@@ -18,7 +18,7 @@ from nl3dmm.config import check_range
 from nl3dmm.data.crop import hull_mask
 from nl3dmm.data.images import ImageSource
 from nl3dmm.errors import BackendError, Nl3dmmError, ShapeError
-from nl3dmm.fitting.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face
+from nl3dmm.fitting.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face, profile_warnings
 from nl3dmm.fitting.optimise import (
     FitResult,
     FitTarget,
@@ -36,7 +36,6 @@ from nl3dmm.render import default_device
 DEFAULT_MODEL = Path("runs/default")
 DEFAULT_STEPS = 150
 BATCH = 8  # photos that are optimised together
-_PROFILE = 50.0  # degrees of yaw from which half of the face is guessed
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class FitFailure:
     """A photo of several that no face came out of, and why."""
 
     source: str
-    status: str  # no_face, bad_image or bad_input
+    status: str  # no_face, bad_image, bad_input, not_finite or not_written
     message: str
     warnings: tuple[str, ...] = ()
 
@@ -202,7 +201,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
             converged=result.converged[i],
             seconds=seconds,
             source=face.source,
-            warnings=(*face.warnings, *_pose_warnings(fitted[i])),
+            warnings=face.warnings if face.points is not None else (*face.warnings, *_pose_warnings(fitted[i])),
         )
         for i, face in enumerate(faces)
     ]
@@ -227,9 +226,9 @@ def _optimise(model: FaceModel, target: FitTarget, start: Face, plan: FitPlan, p
     return optimise_faces(model, target, start, config, plan.shared, progress=progress)
 
 
-def _pose_warnings(face: Face) -> tuple[str, ...]:
-    yaw = float(torch.rad2deg(torch.asin(-face.camera.rotation[0, 2, 0].clamp(-1, 1))))
-    return (f"profile: turned by {yaw:.0f} degrees, the hidden side is a guess",) if abs(yaw) > _PROFILE else ()
+def _pose_warnings(face: Face) -> list[str]:
+    """Of a face without landmarks, which say more of how it is turned."""
+    return profile_warnings(float(torch.rad2deg(torch.asin(-face.camera.rotation[0, 2, 0].clamp(-1, 1)))))
 
 
 def _input(image: Any, landmarks: Any, box: Any) -> PhotoInput:

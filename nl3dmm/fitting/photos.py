@@ -239,7 +239,7 @@ def _input(image: Any, landmarks: Any, box: Any) -> PhotoInput:
     return image
 
 
-def _several(images: Any) -> list[ImageSource] | None:
+def _several(images: Any) -> list[ImageSource | PhotoInput] | None:
     """The photos, or nothing if it is one."""
     if isinstance(images, (list, tuple)):
         return list(images)

@@ -26,13 +26,15 @@ def prepare_output_folder(path: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = _temporary_name(folder / "probe")
-        probe.write_bytes(b"nl3dmm")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"nl3dmm")
+        finally:  # of a full disk an empty file would stay
+            _remove(probe)
         _remove_stale(folder)
     except OSError as error:
         raise OutputError(
             f"output folder: got {folder}, which cannot be used ({error}); expected a writable folder. "
-            "Choose another folder, move the file that is in its way, or change its permissions."
+            "Choose another folder, move the file that is in its way, free disk space, or change its permissions."
         ) from error
     return folder
 

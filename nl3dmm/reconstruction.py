@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from nl3dmm.data.crop import Crop
 from nl3dmm.data.images import ImageSource, read_sticker, write_png
 from nl3dmm.editing import Edit, FaceInPhoto, apply_sticker
-from nl3dmm.errors import OutputError
+from nl3dmm.errors import Nl3dmmError, OutputError
 from nl3dmm.export import write_glb, write_npz, write_obj, write_ply
 from nl3dmm.geometry.camera import project
 from nl3dmm.geometry.lighting import Light, light_from
@@ -26,6 +27,8 @@ from nl3dmm.render.uv import UVObservation, unwrap_photo
 from nl3dmm.stickers import Sticker
 from nl3dmm.types import Camera
 from nl3dmm.views import FaceViews
+
+_FOLDER = ("overlay.png", "panel.png", "face.glb", "face.obj", "face.mtl", "face_albedo.png", "face.json")
 
 
 @dataclass(frozen=True)
@@ -193,12 +196,18 @@ class Reconstruction(FaceViews):
         """``save`` of a folder whatever its name; returns its path.
 
         Raises:
-            OutputError, ShapeError: as ``save``.
+            OutputError, ShapeError: as ``save``; then none of the files is there.
         """
         folder, writers = prepare_output_folder(path), self._writers()
-        write_png(self.overlay, folder / "overlay.png")
-        for name in ("panel.png", "face.glb", "face.obj"):
-            writers[Path(name).suffix](folder / name)
-        with atomic_path(folder / "face.json") as temporary:
-            temporary.write_text(json.dumps(self.summary() | {"losses": self.losses}, indent=1))
+        try:
+            write_png(self.overlay, folder / "overlay.png")
+            for name in ("panel.png", "face.glb", "face.obj"):
+                writers[Path(name).suffix](folder / name)
+            with atomic_path(folder / "face.json") as temporary:
+                temporary.write_text(json.dumps(self.summary() | {"losses": self.losses}, indent=1))
+        except Nl3dmmError:
+            for name in _FOLDER:  # a part of a face, or of two, is worth nothing, and the disk may be full
+                with suppress(OSError):
+                    (folder / name).unlink(missing_ok=True)
+            raise
         return folder

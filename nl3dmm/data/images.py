@@ -1,5 +1,6 @@
 """Photos in: any common source to one RGB tensor, with EXIF orientation applied here and nowhere else."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO
@@ -112,6 +113,11 @@ def _read(source: ImageSource, name: str, max_pixels: int) -> Float[Tensor, "_ h
         with _decoding(name):
             pixels = _decode(source)
         return _from_array(pixels, name)
+    if not isinstance(source, str | Path | bytes):  # OpenCV gives None for what it cannot read
+        raise ImageError(
+            f"{name}: got {type(source).__name__}; expected a path, bytes, a Pillow image, an array or a tensor. Check "
+            "where it comes from."
+        )
     name = _name(source)
     with _open(source) as stream, _decoding(name):
         pixels = _decode(_read_header(stream, name, max_pixels))
@@ -164,8 +170,10 @@ def _read_header(stream: BytesIO | BufferedReader, name: str, max_pixels: int) -
         )
     stream.seek(0)
     try:
-        image = Image.open(stream, formats=(kind,))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, and checked below
+            image = Image.open(stream, formats=(kind,))
+    except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: got {error}; expected at most {max_pixels} pixels. Shrink the photo.") from error
     _check_pixels(name, image.size, max_pixels)
     return image
@@ -197,7 +205,8 @@ def _decode(image: Image.Image) -> np.ndarray:
         return np.asarray(image)
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to 8 bits; "I" in Pillow before 11
         return np.asarray(image).clip(0, 65535).astype(np.uint16)
-    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 def _from_array(source: np.ndarray | Tensor, name: str) -> Float[Tensor, "_ height width"]:
@@ -214,14 +223,20 @@ def _from_array(source: np.ndarray | Tensor, name: str) -> Float[Tensor, "_ heig
             "Pass the images of a batch one at a time."
         )
     _check_side(name, shape[1:] if planar else shape[:2])
-    array = torch.from_numpy(source.astype(np.float32)) if isinstance(source, np.ndarray) else source.detach().float()
-    values = _check_range(name, array / _FULL_SCALE[dtype])
-    if values.ndim == 2:
-        return values.expand(3, -1, -1).contiguous()
-    return values if planar else values.permute(2, 0, 1)
+    if isinstance(source, np.ndarray):
+        kind = np.dtype(np.float32) if source.dtype.kind == "f" else source.dtype.newbyteorder("=")
+        source = torch.from_numpy(source.astype(kind))  # a copy: PyTorch wants writable arrays of this byte order
+    array = source.detach()
+    if array.ndim == 3 and not planar:
+        array = array.permute(2, 0, 1).contiguous()  # while most values are bytes: a large photo's floats fill GB
+    values = array.to(torch.float32, copy=True).div_(_FULL_SCALE[dtype])
+    if dtype not in ("uint8", "uint16"):
+        _check_range(name, values)
+    return values.expand(3, -1, -1).contiguous() if values.ndim == 2 else values
 
 
-def _check_range(name: str, values: Tensor) -> Tensor:
+def _check_range(name: str, values: Tensor) -> None:
+    """Refuses; clamps in place what is left."""
     _check_finite(name, values)
     low, high = values.min().item(), values.max().item()
     if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
@@ -229,7 +244,7 @@ def _check_range(name: str, values: Tensor) -> Tensor:
             f"{name}: got values from {low:.4g} to {high:.4g}; expected floats in [0, 1]. "
             "Divide by 255, or undo the normalisation, or pass uint8."
         )
-    return values.clamp(0, 1)
+    values.clamp_(0, 1)
 
 
 def _check_finite(name: str, values: Tensor) -> None:

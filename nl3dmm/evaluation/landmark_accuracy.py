@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nl3dmm.assets.embedded import embedded_template
 from nl3dmm.data.detection import FaceDetector
 from nl3dmm.data.images import read_image
+from nl3dmm.data.pose import yaw_of
 from nl3dmm.errors import AssetError
-from nl3dmm.geometry.camera import camera_from_matrix
 
 _CENTRE = 0.5  # detectors count from the first pixel's centre
 _SOURCES = ("given", "dlib68", "mediapipe68")  # the first that knows a face is its reference
@@ -108,19 +107,6 @@ def point_error(points: Float[Tensor, "68 2"], reference: Float[Tensor, "68 2"])
     """Mean distance of points 18 to 68 (brows to mouth) over the distance of the reference's outer eye corners."""
     distance = (points - reference)[17:].norm(dim=1).mean()
     return float(distance / (reference[36] - reference[45]).norm())
-
-
-def yaw_of(points: Float[Tensor, "68 2"]) -> float:
-    """Degrees, of the weak-perspective camera that lays the embedded face's inner points best on these."""
-    template = embedded_template((32, 32))
-    model = template.landmarks(template.vertices[None])[0, 17:]
-    target = points[17:] * points.new_tensor([1, -1])
-    solution = torch.linalg.lstsq(model - model.mean(0), target - target.mean(0)).solution.T
-    scale = solution.norm() / 2**0.5
-    logits = (solution / scale - torch.eye(2, 3)).flatten()[None]
-    camera = camera_from_matrix(torch.cat([logits, torch.zeros(1, 2)], 1), (1, 1), 1.0)
-    forward = camera.rotation[0, :, 2]
-    return float(torch.atan2(forward[0], forward[2]).rad2deg())
 
 
 def box_overlap(first: Float[Tensor, "n 68 2"], second: Float[Tensor, "m 68 2"]) -> Float[Tensor, "n m"]:

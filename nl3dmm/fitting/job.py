@@ -1,9 +1,11 @@
 """The work of ``python -m nl3dmm.fit``: which photos, what becomes of each, and where that is written."""
 
+import errno
 import glob
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.data.folders import landmarks_beside, list_photos
 from nl3dmm.data.images import ImageSource, read_image
 from nl3dmm.data.video import is_video, read_frames
-from nl3dmm.errors import ImageError, ShapeError
+from nl3dmm.errors import ImageError, OutputError, ShapeError
 from nl3dmm.fitting.located_face import Box, PhotoInput
 from nl3dmm.fitting.photos import BATCH, FitFailure, FitPlan, fit_located, locate_faces
 from nl3dmm.machine import peak_memory_gib
@@ -123,6 +125,7 @@ class FitJob:
         self._console = Console()
         self._status: list[dict[str, Any]] = []
         self._entries: list[ReportEntry] = []
+        self._is_full = False  # the disk
 
     @property
     def fitted(self) -> int:
@@ -134,7 +137,11 @@ class FitJob:
         return self._status[0].get("message") if len(self._photos) == 1 and self._status else None
 
     def run(self) -> None:
-        """Fit all photos; what is wrong with one is in the status."""
+        """Fit all photos; what is wrong with one is in the status.
+
+        Raises:
+            OutputError: the disk is full, or the status cannot be written.
+        """
         self._write_status()  # an earlier run's is no longer true, nor is its report
         (self._folder / REPORT_FILE).unlink(missing_ok=True)
         size = len(self._photos) if self._plan.shared else BATCH
@@ -160,29 +167,38 @@ class FitJob:
         """Status, report and last lines of what has been done."""
         if not self._status:
             return
+        for line in self._status if not self.only_failure else ():
+            self._console.print(_printed(line), highlight=False, soft_wrap=True, markup=False)
         self._write_status()
         left_out = len(self._status) - len(self._entries)
         title = f"nl3dmm fit: {len(self._entries)} of {len(self._status)} photos" if left_out else "nl3dmm fit"
-        write_report(self._folder / REPORT_FILE, title, self._entries)
+        with suppress(OutputError) if self._is_full else nullcontext():  # then it may be too large, and run() says why
+            write_report(self._folder / REPORT_FILE, title, self._entries)
         if self.only_failure:
             return
-        for line in self._status:
-            self._console.print(_printed(line), highlight=False, soft_wrap=True, markup=False)
+        written = [name for name in (REPORT_FILE, STATUS_FILE) if (self._folder / name).is_file()]
         self._console.print(
             f"{self.fitted} of {len(self._photos)} fitted, peak memory {peak_memory_gib():.2f} GiB\n"
-            f"{REPORT_FILE}, {STATUS_FILE} and the faces' files are in {self._folder}",
+            f"{', '.join(written)} and the faces' files are in {self._folder}",
             highlight=False,
             soft_wrap=True,
             markup=False,
         )
 
     def _keep(self, name: str, result: Reconstruction | FitFailure) -> None:
+        """Write a face, and note what became of it.
+
+        Raises:
+            OutputError: the disk is full.
+        """
         if isinstance(result, Reconstruction):
             folder = self._folder if len(self._photos) == 1 else self._folder / name
             try:
                 result.save_folder(folder)
-            except ShapeError as error:  # one fit that is not finite is no reason to lose all others
-                result = FitFailure(result.source, "not_finite", str(error), result.warnings)
+            except (ShapeError, OutputError) as error:  # one face is no reason to lose all others
+                kind = "not_finite" if isinstance(error, ShapeError) else "not_written"
+                result = FitFailure(result.source, kind, str(error), result.warnings)
+                self._is_full = _is_full_disk(error)
         line: dict[str, Any] = {"name": name, "source": result.source, "status": result.status}
         line |= {"warnings": list(result.warnings)}
         if isinstance(result, FitFailure):
@@ -198,12 +214,18 @@ class FitJob:
         self._status.append(line)
         if len(self._entries) < _REPORTED:
             self._entries.append(_entry(line, result))
+        if self._is_full and isinstance(result, FitFailure):
+            raise OutputError(result.message)  # no other face would find room
 
     def _write_status(self) -> None:
         facts = {"model": str(self._trained.path), "steps": self._plan.steps, "shared": list(self._plan.shared)}
         facts |= {"photos": len(self._photos), "done": len(self._status), "fitted": self.fitted}
         with atomic_path(self._folder / STATUS_FILE) as temporary:
             temporary.write_text(json.dumps({**facts, "results": self._status}, indent=1) + "\n", encoding="utf-8")
+
+
+def _is_full_disk(error: Exception) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _entry(line: Mapping[str, Any], result: Reconstruction | FitFailure) -> ReportEntry:

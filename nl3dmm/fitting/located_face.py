@@ -12,18 +12,22 @@ from torch import Tensor
 
 from nl3dmm.config import check_range
 from nl3dmm.data.crop import Crop, crop_from_box, crop_from_landmarks, hull_mask
+from nl3dmm.data.detected_faces import MIN_SIZE
 from nl3dmm.data.detection import detect_landmarks
 from nl3dmm.data.images import ImageSource, read_image
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.data.photo_faces import quality, skin_mask
+from nl3dmm.data.pose import yaw_of
 from nl3dmm.errors import NoFaceError, ShapeError
 
-Landmarks = str | Path | Tensor
+Landmarks = str | Path | Tensor | np.ndarray
 Box = Sequence[float]
 Mask = Tensor | np.ndarray
 DISTANCE_MM = 1000.0  # of portraits; on faces 600 mm away it leaves half of what weak perspective is off by
 _LARGER = 1.6  # crop px per photo px from which a face is magnified more than it has detail
+_FACES_ACROSS = 64  # of the smallest ones that are looked for at first
 _SHARP, _SURE = 0.4, 0.5
+_PROFILE = 50.0  # degrees of yaw from which half of the face is guessed
 _OCCLUDED, _NOTHING_LEFT = 0.2, 0.98  # parts of a face: worth a warning, too much
 
 
@@ -78,7 +82,7 @@ def locate_face(given: PhotoInput, size: int) -> LocatedFace:
     if crop.scale > _LARGER:
         warnings.append(f"tiny: the photo has {1 / crop.scale:.2f} px for each pixel of the model's input")
     if points is not None:
-        warnings += _appearance(picture, crop.points_to_crop(points))
+        warnings += [*profile_warnings(yaw_of(points)), *_appearance(picture, crop.points_to_crop(points))]
     is_found = points is not None and given.landmarks is None
     return LocatedFace(given.name, photo, crop, picture, points, is_found, visible, given.distance_mm, tuple(warnings))
 
@@ -94,10 +98,12 @@ def _locate(photo: Tensor, landmarks: Landmarks | None, box: Box | None):
 
 
 def _find_points(photo: Float[Tensor, "3 height width"]) -> tuple[Float[Tensor, "68 2"], list[str]]:
-    """Of the largest face."""
-    faces = detect_landmarks(photo)
+    """Of the largest face. Small ones are looked for only where none is large: they take most of the time."""
+    height, width = photo.shape[-2:]
+    faces = detect_landmarks(photo, min_size=max(MIN_SIZE, max(height, width) / _FACES_ACROSS))
+    if not len(faces) and max(height, width) > _FACES_ACROSS * MIN_SIZE:
+        faces = detect_landmarks(photo)
     if not len(faces):
-        height, width = photo.shape[-2:]
         raise NoFaceError(
             f"image: no face found in {width} x {height} px; expected one of 40 px or more from brows to chin, not "
             "upside down. Give landmarks (68 points) or the face's box."
@@ -108,6 +114,11 @@ def _find_points(photo: Float[Tensor, "3 height width"]) -> tuple[Float[Tensor, 
     if confidence < _SURE:
         warnings.append(f"unsure: found with a confidence of {confidence:.2f}")
     return faces.landmarks[0], warnings
+
+
+def profile_warnings(yaw: float) -> list[str]:
+    """Of a face that is turned by so many degrees."""
+    return [f"profile: turned by {yaw:.0f} degrees, the hidden side is a guess"] if abs(yaw) > _PROFILE else []
 
 
 def _occlusion(visible: Bool[Tensor, "size size"], points: Float[Tensor, "68 2"] | None) -> list[str]:
@@ -141,15 +152,21 @@ def _read_mask(mask: Mask, photo: Float[Tensor, "3 height width"]) -> Float[Tens
 
 
 def _read_points(landmarks: Landmarks, photo: Float[Tensor, "3 height width"]) -> Float[Tensor, "68 2"]:
-    points = landmarks if isinstance(landmarks, Tensor) else read_landmarks(landmarks)
+    try:
+        points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else torch.as_tensor(landmarks).cpu()
+    except (TypeError, RuntimeError) as error:
+        raise ShapeError(f"landmarks: got {error}; expected (68, 2) numbers. Give photo pixels.") from error
     if tuple(points.shape) != (68, 2):
         raise ShapeError(f"landmarks: got shape {tuple(points.shape)}; expected (68, 2). Give all 68 points.")
-    check_landmarks(points, photo.shape[-2], photo.shape[-1])
-    return points.float().cpu()
+    if not points.isfinite().all():
+        raise ShapeError("landmarks: got NaN or infinite values; expected finite pixels. Detect the face again.")
+    check_landmarks(points.float(), photo.shape[-2], photo.shape[-1])
+    return points.float()
 
 
 def _check_box(box: Box) -> tuple[float, float, float, float]:
-    if not isinstance(box, Sequence | Tensor | np.ndarray) or len(box) != 4:
-        raise ShapeError(f"box: got {box!r}; expected left, top, right, bottom. Give four numbers.")
-    left, top, right, bottom = (float(value) for value in box)
+    try:
+        left, top, right, bottom = (float(value) for value in box)
+    except (TypeError, ValueError):
+        raise ShapeError(f"box: got {box!r}; expected left, top, right, bottom. Give four numbers.") from None
     return left, top, right, bottom

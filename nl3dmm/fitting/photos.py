@@ -18,7 +18,7 @@ from nl3dmm.data.crop import hull_mask
 from nl3dmm.data.images import ImageSource
 from nl3dmm.errors import Nl3dmmError, ShapeError
 from nl3dmm.fitting.free_face import check_shared
-from nl3dmm.fitting.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face
+from nl3dmm.fitting.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face, profile_warnings
 from nl3dmm.fitting.optimise import FitResult, Progress, optimise_faces
 from nl3dmm.fitting.photometric import photometric_errors
 from nl3dmm.fitting.stages import photo_config
@@ -33,7 +33,6 @@ BATCH = 8  # photos that are optimised together
 # Half crop sizes that landmarks may be off by: our detector's by 6 % of the eyes' distance, others by what people mean
 # by a contour. Pulled further, the shape gets worse than the encoder's.
 _FOUND_TOLERANCE, _GIVEN_TOLERANCE = 0.06, 0.02
-_PROFILE = 50.0  # degrees of yaw from which half of the face is guessed
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class FitFailure:
     """A photo of several that no face came out of, and why."""
 
     source: str
-    status: str  # no_face, bad_image or bad_input
+    status: str  # no_face, bad_image, bad_input, not_finite or not_written
     message: str
     warnings: tuple[str, ...] = ()
 
@@ -189,7 +188,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
             converged=result.converged[i],
             seconds=seconds,
             source=face.source,
-            warnings=(*face.warnings, *_pose_warnings(fitted[i])),
+            warnings=face.warnings if face.points is not None else (*face.warnings, *_pose_warnings(fitted[i])),
         )
         for i, face in enumerate(faces)
     ]
@@ -238,9 +237,9 @@ def _from_distance(model: FaceModel, face: Face, distance_mm: Float[Tensor, " ba
     return replace(face, camera=at_distance(face.camera, distance_mm, plane))
 
 
-def _pose_warnings(face: Face) -> tuple[str, ...]:
-    yaw = float(torch.rad2deg(torch.asin(-face.camera.rotation[0, 2, 0].clamp(-1, 1))))
-    return (f"profile: turned by {yaw:.0f} degrees, the hidden side is a guess",) if abs(yaw) > _PROFILE else ()
+def _pose_warnings(face: Face) -> list[str]:
+    """Of a face without landmarks, which say more of how it is turned."""
+    return profile_warnings(float(torch.rad2deg(torch.asin(-face.camera.rotation[0, 2, 0].clamp(-1, 1)))))
 
 
 def _input(image: Any, landmarks: Any, box: Any) -> PhotoInput:
@@ -251,7 +250,7 @@ def _input(image: Any, landmarks: Any, box: Any) -> PhotoInput:
     return image
 
 
-def _several(images: Any) -> list[ImageSource] | None:
+def _several(images: Any) -> list[ImageSource | PhotoInput] | None:
     """The photos, or nothing if it is one."""
     if isinstance(images, (list, tuple)):
         return list(images)

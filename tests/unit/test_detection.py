@@ -22,8 +22,9 @@ from nl3dmm.data.detection import (
 )
 from nl3dmm.data.landmark_pictures import FAR, NEAR, TemptingPlaces, draw_pictures, finder_batch, regressor_batch
 from nl3dmm.data.own_detector import WEIGHTS, OwnDetector, load_network, suppress
+from nl3dmm.data.pose import yaw_of
 from nl3dmm.errors import AssetError, BackendError, CheckpointError, ConfigError
-from nl3dmm.evaluation.landmark_accuracy import box_overlap, point_error, reference_faces, yaw_of
+from nl3dmm.evaluation.landmark_accuracy import box_overlap, point_error, reference_faces
 from nl3dmm.nn.landmark_network import (
     CROP_FILL,
     CROP_SIZE,
@@ -333,7 +334,7 @@ def test_reference_lists_are_merged_and_errors_are_relative(face):
     assert float(box_overlap(points[None], points[None])) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("yaw", [-50.0, 0.0, 25.0])
+@pytest.mark.parametrize("yaw", [-75.0, -50.0, 0.0, 25.0])
 def test_yaw_is_read_from_points(small_template, yaw):
     from nl3dmm.geometry.camera import rotation_from_euler
 

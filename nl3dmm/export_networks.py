@@ -14,7 +14,7 @@ _FORMATS = ("pt2", "onnx")
 
 def _parser() -> Parser:
     parser = Parser("python -m nl3dmm.export_networks", __doc__)
-    parser.add_argument("model", type=Path, help="checkpoint or run folder")
+    parser.add_argument("model", type=Path, help="default, a released file, a checkpoint or a run folder")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the files")
     parser.add_argument("--only", choices=_FORMATS, help="one format (default: both; onnx needs onnx and onnxscript)")
     return parser
@@ -23,11 +23,11 @@ def _parser() -> Parser:
 @report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse(arguments)
-    from nl3dmm.checkpoint import load_system
     from nl3dmm.export.networks import export_networks
+    from nl3dmm.release import load
 
     formats = [options.only] if options.only else _FORMATS
-    paths = export_networks(load_system(options.model).cpu_model, options.output, formats)
+    paths = export_networks(load(options.model, "cpu").cpu_model, options.output, formats)
     print(f"{', '.join(path.name for path in paths)} are in {paths[0].parent}")
     return 0
 

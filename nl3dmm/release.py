@@ -75,7 +75,7 @@ def write_release(trained: TrainedSystem, path: str | Path, facts: dict[str, Any
         "parameters": sum(value.numel() for value in trained.cpu_model.parameters()),
         "step": trained.step,
         **facts,
-        "config": config_to_dict(trained.config),
+        "config": config_to_dict(_without_folders(trained.config)),
     }
     save_template(template, _template_file(path))
     with atomic_path(path) as temporary:
@@ -140,6 +140,13 @@ def bare(template: FaceTemplate) -> FaceTemplate:
         albedo_mean=None,
         albedo_basis=None,
     )
+
+
+def _without_folders(config: RunConfig) -> RunConfig:
+    """Names of files and runs, not where they were on the machine that trained."""
+    named = {key: getattr(config, key) for key in ("output", "encoder_from", "template_path")}
+    data = replace(config.data, cache=None, photos=config.data.photos and Path(config.data.photos).name)
+    return replace(config, data=data, **{key: value and Path(value).name for key, value in named.items()})
 
 
 def _template_file(path: Path) -> Path:

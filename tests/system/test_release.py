@@ -49,6 +49,8 @@ def test_a_release_is_small_and_without_the_linear_bases_of_others(released: Pat
     assert card["licence"] == FACTS["licence"]
     assert card["step"] == trained.step
     assert card["template_hash"] == template.hash
+    assert str(trained.path.parent) not in json.dumps(card)
+    assert card["config"]["output"] == Path(trained.config.output).name
 
 
 def test_a_damaged_release_is_refused(released: Path, tmp_path: Path):

@@ -21,18 +21,16 @@ from nl3dmm.fitting.free_face import check_shared
 from nl3dmm.fitting.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face, profile_warnings
 from nl3dmm.fitting.optimise import FitResult, Progress, optimise_faces
 from nl3dmm.fitting.photometric import photometric_errors
+from nl3dmm.fitting.pose import pose_faces
 from nl3dmm.fitting.stages import photo_config
 from nl3dmm.fitting.terms import FitTarget, add_albedo_detail
-from nl3dmm.geometry.camera import at_distance, rotate
+from nl3dmm.geometry.camera import at_distance, rotate, yaw_degrees
 from nl3dmm.model import Face, FaceModel
 from nl3dmm.reconstruction import Reconstruction
 from nl3dmm.release import DEFAULT, load
 
 DEFAULT_STEPS = 150
 BATCH = 8  # photos that are optimised together
-# Half crop sizes that landmarks may be off by: our detector's by 6 % of the eyes' distance, others by what people mean
-# by a contour. Pulled further, the shape gets worse than the encoder's.
-_FOUND_TOLERANCE, _GIVEN_TOLERANCE = 0.06, 0.02
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
     target = _target(faces, network, bool(plan.shared))
     with torch.no_grad():
         start = network.encode(target.image)
-    result = _optimise(network, target, start, [face.distance_mm for face in faces], plan, progress)
+    result, contradicted = _optimise(network, target, start, faces, plan, progress)
     with torch.no_grad():
         geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
         estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
@@ -188,7 +186,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
             converged=result.converged[i],
             seconds=seconds,
             source=face.source,
-            warnings=face.warnings if face.points is not None else (*face.warnings, *_pose_warnings(fitted[i])),
+            warnings=(*face.warnings, *_late_warnings(face, fitted[i], contradicted[i])),
         )
         for i, face in enumerate(faces)
     ]
@@ -204,8 +202,7 @@ def _target(faces: Sequence[LocatedFace], network: FaceModel, is_shared: bool) -
             "Give no box where landmarks are found."
         )
     points = torch.stack(guided).to(picture) if len(guided) == len(faces) else None
-    tolerance = picture.new_tensor([_FOUND_TOLERANCE if face.is_found else _GIVEN_TOLERANCE for face in faces])
-    return FitTarget(picture, points, _masks(faces, picture), tolerance)
+    return FitTarget(picture, points, _masks(faces, picture))
 
 
 def _masks(
@@ -220,13 +217,25 @@ def _masks(
 
 
 def _optimise(
-    model: FaceModel, target: FitTarget, start: Face, distances_mm: list[float], plan: FitPlan, progress: Progress
-) -> FitResult:
+    model: FaceModel, target: FitTarget, start: Face, faces: Sequence[LocatedFace], plan: FitPlan, progress: Progress
+) -> tuple[FitResult, list[bool]]:
+    """The fit, and whose landmarks the photo contradicted."""
+    nobody = [False] * len(faces)
     if plan.steps == 0:
-        return FitResult.unfitted(start, model.template.uv_size, plan.shared)
+        return FitResult.unfitted(start, model.template.uv_size, plan.shared), nobody
     config = photo_config(plan.steps, guided=target.landmarks is not None)
-    start = _from_distance(model, start, target.image.new_tensor(distances_mm))
-    return optimise_faces(model, target, start, config, plan.shared, progress=progress)
+    start = _from_distance(model, start, target.image.new_tensor([face.distance_mm for face in faces]))
+    if config.landmark_steps == 0:
+        return optimise_faces(model, target, start, config, plan.shared, progress=progress), nobody
+    found = torch.tensor([face.is_found for face in faces], device=model.device)
+    posed = pose_faces(model, target, start, found, config, lambda step, _, loss: progress(step, plan.steps, loss))
+    done = config.landmark_steps
+    config = replace(config, steps=plan.steps - done, landmark_steps=0)
+    result = optimise_faces(
+        *(model, posed.target, posed.start, config, plan.shared),
+        progress=lambda step, _, loss: progress(done + step, plan.steps, loss),
+    )
+    return result, posed.contradicted.tolist()
 
 
 @torch.no_grad()
@@ -237,9 +246,13 @@ def _from_distance(model: FaceModel, face: Face, distance_mm: Float[Tensor, " ba
     return replace(face, camera=at_distance(face.camera, distance_mm, plane))
 
 
-def _pose_warnings(face: Face) -> list[str]:
-    """Of a face without landmarks, which say more of how it is turned."""
-    return profile_warnings(float(torch.rad2deg(torch.asin(-face.camera.rotation[0, 2, 0].clamp(-1, 1)))))
+def _late_warnings(located: LocatedFace, fitted: Face, contradicted: bool) -> list[str]:
+    """What only the fit shows; without landmarks, which say more of it, also how the face is turned."""
+    if contradicted:
+        return ["landmarks left out: the photo contradicts those that were found; give landmarks if the fit is wrong"]
+    if located.points is not None:
+        return []
+    return profile_warnings(float(yaw_degrees(fitted.camera)))
 
 
 def _input(image: Any, landmarks: Any, box: Any) -> PhotoInput:

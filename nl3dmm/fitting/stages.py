@@ -36,7 +36,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1, 100_000)
         check_range("learning_rate", self.learning_rate, 1e-9, 10)
-        check_range("landmark_steps", self.landmark_steps, 0, self.steps - 1)
+        check_range("landmark_steps", self.landmark_steps, 0, self.steps)
         check_range("proxy_steps", self.proxy_steps, 0, self.steps - self.landmark_steps)
         check_range("detail_steps", self.detail_steps, 0, self.steps - self.landmark_steps - self.proxy_steps)
         check_range("tolerance", self.tolerance, 0, 1)

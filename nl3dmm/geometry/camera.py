@@ -39,6 +39,11 @@ def perspective(
     return Camera(rotation, translation, scale, 1 / distance, principal_point)
 
 
+def yaw_degrees(camera: Camera) -> Float[Tensor, " batch"]:
+    """How far faces are turned to the image's right."""
+    return torch.rad2deg(torch.asin(-camera.rotation[:, 2, 0].clamp(-1, 1)))
+
+
 def at_distance(camera: Camera, distance_mm: Float[Tensor, " batch"], plane_mm: Float[Tensor, " batch"]) -> Camera:
     """A weak perspective camera as a pinhole ``distance_mm`` before the object's origin.
 

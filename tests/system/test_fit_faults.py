@@ -24,7 +24,7 @@ from nl3dmm import FitFailure, PhotoInput, Reconstruction, fit_latent
 from nl3dmm.data.landmark_files import read_landmarks
 from nl3dmm.errors import ImageError, Nl3dmmError, NoFaceError, ShapeError
 from nl3dmm.fit import SOME_FAILED, main
-from nl3dmm.fitting.photos import _pose_warnings
+from nl3dmm.fitting.located_face import profile_warnings
 
 DATA = Path(__file__).parents[1] / "data"
 PHOTO, LANDMARKS = DATA / "astronaut.jpg", DATA / "astronaut.json"
@@ -290,12 +290,12 @@ def test_profiles_are_fitted_with_a_warning(trained):
 def test_profiles_without_landmarks_are_known_from_the_fit(true_face, degrees):
     from dataclasses import replace
 
-    from nl3dmm.geometry.camera import rotation_from_euler
+    from nl3dmm.geometry.camera import rotation_from_euler, yaw_degrees
 
     face, yaw = true_face().face, torch.tensor([math.radians(degrees)])
     camera = replace(face.camera, rotation=rotation_from_euler(0 * yaw, yaw, 0 * yaw))
     stated = [f"profile: turned by {degrees:.0f} degrees, the hidden side is a guess"]
-    assert _pose_warnings(replace(face, camera=camera)) == (stated if abs(degrees) > 50 else [])
+    assert profile_warnings(float(yaw_degrees(camera))) == (stated if abs(degrees) > 50 else [])
 
 
 # The command: disk and Ctrl-C

@@ -25,7 +25,7 @@ from nl3dmm.data.crop import Crop
 from nl3dmm.data.images import write_png
 from nl3dmm.errors import Nl3dmmError
 from nl3dmm.evaluation.landmark_accuracy import box_overlap, point_error, reference_faces, yaw_of
-from nl3dmm.fitting.photos import BATCH, FitFailure, fit_latent
+from nl3dmm.fitting.photos import BATCH, DEFAULT_STEPS, FitFailure, fit_latent
 from nl3dmm.geometry.camera import zoom
 from nl3dmm.reconstruction import Reconstruction
 from nl3dmm.release import load
@@ -33,6 +33,7 @@ from nl3dmm.render.scene import render_geometry
 
 _TILE = 168  # px of a sheet's pictures
 _ROWS, _COLUMNS = 8, 2
+_SAME_FACE = 0.2  # intersection over union
 _FRONTAL = 30.0  # degrees of yaw
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_photos", description=__doc__)
     parser.add_argument("model", help="checkpoint, run folder, or 'default'")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--clip", help="subfolder of frames of one person")
     parser.add_argument("--sheets", type=Path, help="folder for pictures to look at")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
@@ -55,7 +56,7 @@ def main() -> None:
     rows = {name: _row(result, listed[name]) for name, result in zip(names, results, strict=True)}
     summary = _summary(list(rows.values()))
     if chosen.clip:
-        own = {name: result for name, result in zip(names, results, strict=True) if chosen.clip in name}
+        own = {name: result for name, result in zip(names, results, strict=True) if f"/{chosen.clip}/" in f"/{name}"}
         summary["clip"] = _shared(own, chosen, trained, listed)
     if chosen.sheets:
         fitted = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Reconstruction)}
@@ -73,6 +74,7 @@ def _row(result: Reconstruction | FitFailure, sources: dict) -> dict:
     row = {
         "status": "ok",
         "photometric": round(result.final_error, 4),
+        "model": round(result.model_error, 4),
         "start": round(result.start_error, 4),
         "seconds": round(result.seconds, 2),
         "converged": result.converged,
@@ -82,6 +84,7 @@ def _row(result: Reconstruction | FitFailure, sources: dict) -> dict:
     if len(references):
         overlap = box_overlap(references, result.landmarks[None])[:, 0]
         reference = references[overlap.argmax()]
+    if len(references) and float(overlap.max()) > _SAME_FACE:
         row |= {"nme": round(point_error(result.landmarks, reference), 4), "yaw": round(yaw_of(reference), 1)}
     return row
 
@@ -97,6 +100,8 @@ def _summary(rows: list[dict]) -> dict:
         "turned_faces": len(turned),
         "turned_nme_median": _median(turned),
         "photometric_median": _median([row["photometric"] for row in rows if "photometric" in row]),
+        "model_photometric_median": _median([row["model"] for row in rows if "model" in row]),
+        "converged": sum(row.get("converged", False) for row in rows),
         "start_photometric_median": _median([row["start"] for row in rows if "start" in row]),
         "seconds_per_photo": _median([row["seconds"] for row in rows if "seconds" in row]),
     }
@@ -113,8 +118,8 @@ def _shared(own: dict, chosen: argparse.Namespace, trained, listed: dict) -> dic
     results = {}
     for shared in (("albedo",), ("shape", "albedo")):
         together = fit_latent(paths, model=trained, steps=chosen.steps, shared=shared, progress=False)
-        alone = [result.final_error for result in found.values()]
-        joint = [result.final_error for result in together]
+        alone, joint = ([result.final_error for result in each] for each in (found.values(), together))
+        own_model, joint_model = ([result.model_error for result in each] for each in (found.values(), together))
         same = all(
             getattr(result.face.latents, f"{name}_latent").equal(getattr(together[0].face.latents, f"{name}_latent"))
             for result in together
@@ -125,6 +130,7 @@ def _shared(own: dict, chosen: argparse.Namespace, trained, listed: dict) -> dic
             "photometric_alone": round(statistics.mean(alone), 4),
             "photometric_shared": round(statistics.mean(joint), 4),
             "ratio": round(statistics.mean(joint) / statistics.mean(alone), 3),
+            "model_ratio": round(statistics.mean(joint_model) / statistics.mean(own_model), 3),
             "identical_latents": same,
             "silhouette_iou": round(statistics.mean(map(_overlap, found.values(), together)), 4),
             "nme_alone": _median([row["nme"] for row in (_row(r, listed[n]) for n, r in found.items())]),

@@ -7,6 +7,7 @@ times as many steps, for float32 and bfloat16 networks, one photo and eight.
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def main() -> None:
                 row = {"precision": precision, "batch": batch, "steps": steps, **measure(trained, batch, steps)}
                 print(row, flush=True)
                 rows.append(row)
-    facts = {"machine": {**machine([]), "command": "python -m benchmarks.fit_speed"}, "threads": chosen.threads}
+    facts = {
+        "machine": {**machine([]), "command": " ".join(["python -m benchmarks.fit_speed", *sys.argv[1:]])},
+        "threads": chosen.threads,
+    }
     if chosen.output:
         text = json.dumps(facts | {"config": chosen.config.name, "fits": rows}, indent=1)
         chosen.output.write_text(text + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 The pictures alone are given to ``fit_latent``: it finds faces and landmarks itself. Per face and number of steps:
 
 * ``photo``: mean colour distance (RGB in [0, 1]) over the true face, where an uncovered pixel counts as black;
+  ``photo_model``: the same without the free residual of albedo, which copies the picture;
 * ``nme``: mean distance of the inner 51 landmarks over the outer-eye distance, against the truth;
 * ``shape_mm``: mean distance of the narrow face's vertices to the true surface after similarity alignment, and
   ``shape_ratio``, its ratio to the mean shape's;
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with truth.npz and pictures (ICT topology)")
     parser.add_argument("--ict", type=Path, required=True, help="ICT file of these faces")
     parser.add_argument("--faces", type=int, default=64)
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 50, 100, 150, 200])
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 50, 100, 200])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     chosen = parser.parse_args()
@@ -100,6 +101,7 @@ def _model_facts(trained: TrainedSystem) -> dict:
     return {"template": trained.template.name, "step": trained.step, **sizes, **latents}
 
 
+@torch.no_grad()
 def _errors(
     found: Reconstruction, truth: FaceBatch, mean_albedo: Float[Tensor, "3 rows columns"], mean_shape: Tensor
 ) -> dict[str, float]:
@@ -110,7 +112,13 @@ def _errors(
     assert truth.vertices is not None
     assert truth.albedo is not None
     assert truth.mask is not None
-    distance = pixel_distance(_alone(found)[None], truth.image)
+    size = (truth.image.shape[-2], truth.image.shape[-1])
+    view = replace(found.face, camera=found.camera)
+    plain = found.model.decode(view.latents)
+    drawn = [found.model.render_final(view, geometry, size).images[:, 0] for geometry in (found.geometry, plain)]
+    photo, photo_model = (
+        float(masked_mean(pixel_distance(picture.clamp(0, 1), truth.image), truth.mask)) for picture in drawn
+    )
     span = (landmarks[0, OUTER_EYES[0]] - landmarks[0, OUTER_EYES[1]]).norm()
     template = found.model.template
     skin = template.regions["skin"] * template.uv_mask
@@ -121,7 +129,8 @@ def _errors(
     own = surface_distance(found.vertices, truth.vertices[0], template.triangles)
     mean = surface_distance(mean_shape, truth.vertices[0], template.triangles)
     return {
-        "photo": float(masked_mean(distance, truth.mask)),
+        "photo": photo,
+        "photo_model": photo_model,
         "nme": float((found.landmarks - landmarks[0])[INNER].norm(dim=-1).mean() / span),
         "shape_mm": own,
         "mean_shape_mm": mean,
@@ -129,12 +138,6 @@ def _errors(
         "albedo_psnr": scaled_psnr(albedo, truth.albedo, region),
         "detail_recovered": float(detail),
     }
-
-
-def _alone(found: Reconstruction) -> Float[Tensor, "3 height width"]:
-    """The face drawn at the photo's size on black."""
-    face, size = replace(found.face, camera=found.camera), (found.photo.shape[-2], found.photo.shape[-1])
-    return found.model.render_final(face, found.geometry, size).images[0, 0].clamp(0, 1)
 
 
 def scaled_psnr(albedo: Tensor, truth: Tensor, region: Tensor) -> float:
@@ -161,7 +164,8 @@ def surface_distance(
 def _mean(rows: list[dict | None]) -> dict[str, float]:
     found = [row for row in rows if row is not None]
     means = {name: sum(row[name] for row in found) / len(found) for name in found[0]} if found else {}
-    means["shape_ratio"] = means["shape_mm"] / means["mean_shape_mm"]
+    if found:
+        means["shape_ratio"] = means["shape_mm"] / means["mean_shape_mm"]
     return {"found": len(found), **{name: round(value, 4) for name, value in means.items()}}
 
 

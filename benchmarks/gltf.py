@@ -148,6 +148,7 @@ def synthetic_face(camera: str, uv_size: tuple[int, int]) -> Reconstruction:
         losses={},
         start_error=0.0,
         final_error=0.0,
+        model_error=0.0,
         seconds=0.0,
     )
 

@@ -37,7 +37,7 @@ def add_fit_arguments(parser: Parser, of_one: str = "") -> None:
     parser.add_argument("--landmarks", type=Path, help=text)
     box = ("LEFT", "TOP", "RIGHT", "BOTTOM")
     parser.add_argument("--box", type=float, nargs=4, metavar=box, help=f"{of_one}the face, brows to chin, px")
-    parser.add_argument("--steps", type=int, default=150, help="optimisation steps (default: 150)")
+    parser.add_argument("--steps", type=int, default=200, help="optimisation steps (default: 200)")
     text = "mm from the camera to the head, where known: about 400 for a selfie (default: 1000)"
     parser.add_argument("--distance", type=float, default=1000.0, metavar="MM", help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

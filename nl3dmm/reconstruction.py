@@ -44,7 +44,8 @@ class Reconstruction(FaceViews):
     # photometric l2,1 of (S, A), encoder alone, over the landmarks' hull or what any estimate covers
     start_error: float
     final_error: float  # the same after fitting
-    converged: bool  # the loss had stopped falling when the steps ended
+    model_error: float  # the same without the free residual of albedo, which copies the photo: what the model explains
+    converged: bool  # the loss of latents, camera and light had stopped falling when their steps ended
     seconds: float  # of fitting; a batch's are divided by its photos
     source: str = "photo"  # the file's name, where there is one
     warnings: tuple[str, ...] = ()  # what makes this fit less sure than others
@@ -152,6 +153,7 @@ class Reconstruction(FaceViews):
             "crop": vars(self.crop),
             "photometric_l21_start": self.start_error,
             "photometric_l21": self.final_error,
+            "photometric_l21_model": self.model_error,
             "seconds": round(self.seconds, 2),
             "rotation": self.camera.rotation[0].tolist(),
             "scale_px_per_mm": float(self.camera.scale[0]),

@@ -2,8 +2,7 @@
 
 Written are half-precision weights, the template without its linear bases, and a card (.json) that says what the model
 was trained on, by which command, under which licence, and how good it is. ``nl3dmm.load`` reads it; ``default`` is the
-one that comes with the package. Training state is left out: nothing can go on from a release, but fits and
-``encoder_from`` need no more.
+one that comes with the package. Training state is left out: nothing can go on from a release, but fits need no more.
 """
 
 import hashlib
@@ -16,7 +15,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 from torch import Tensor
 
 from nl3dmm.assets.storage import read_template, save_template
@@ -24,7 +24,7 @@ from nl3dmm.assets.template import FaceTemplate
 from nl3dmm.checkpoint import TrainedSystem, load_system
 from nl3dmm.cli import Parser, report_errors
 from nl3dmm.config import config_from_dict, config_to_dict
-from nl3dmm.errors import CheckpointError, ConfigError
+from nl3dmm.errors import AssetError, CheckpointError, ConfigError
 from nl3dmm.outputs import atomic_path, prepare_output_folder
 from nl3dmm.render import pick_device
 from nl3dmm.settings import RunConfig
@@ -40,7 +40,7 @@ def load(model: str | Path | TrainedSystem = DEFAULT, device: str = "auto") -> T
 
     Args:
         model: ``default``, the model that comes with the package; a released .safetensors file; a checkpoint or run
-            folder; or an already loaded system, which is returned as it is.
+            folder; or an already loaded system, which is returned as it is, on its device.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
@@ -49,7 +49,7 @@ def load(model: str | Path | TrainedSystem = DEFAULT, device: str = "auto") -> T
     """
     if isinstance(model, TrainedSystem):
         return model
-    if str(model) == DEFAULT and not Path(model).exists():
+    if str(model) == DEFAULT:  # a folder of that name is ./default
         model = _SHIPPED / f"{DEFAULT}.safetensors"
     name = pick_device(device)
     return read_release(model, name) if Path(model).suffix == ".safetensors" else load_system(model, device=name)
@@ -66,15 +66,16 @@ def write_release(trained: TrainedSystem, path: str | Path, facts: dict[str, Any
     prepare_output_folder(path.parent)
     template = bare(trained.template.to("cpu"))
     weights = {name: _narrow(value) for name, value in trained.cpu_model.state_dict().items()}
+    _check_finite(weights, path)
     content = save(weights)
     card = {
+        **facts,
         "format": FORMAT,
         "name": path.stem,
         "sha256": hashlib.sha256(content).hexdigest(),
         "template_hash": template.hash,
         "parameters": sum(value.numel() for value in trained.cpu_model.parameters()),
         "step": trained.step,
-        **facts,
         "config": config_to_dict(_without_folders(trained.config)),
     }
     save_template(template, _template_file(path))
@@ -93,24 +94,22 @@ def read_release(path: str | Path, device: str = "cpu") -> TrainedSystem:
     path = Path(path)
     card = read_card(path)
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != card["sha256"]:
+        content, template = path.read_bytes(), read_template(_template_file(path))
+        if (hashlib.sha256(content).hexdigest(), template.hash) != (card["sha256"], card["template_hash"]):
             raise _damaged(path, "content that is not its card's")
-        weights = load_file(path)
+        weights, step = load_tensors(content), int(card["step"])
         config = config_from_dict(RunConfig, card["config"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise _damaged(path, f"a file that cannot be read ({error!r})") from error
     except ConfigError as error:
         raise CheckpointError(f"{path}: its config is not one of this version ({error}). Get a newer file.") from error
-    template = read_template(_template_file(path))
-    if template.hash != card["template_hash"]:
-        raise _damaged(path, f"template {template.hash[:12]}, not the card's {card['template_hash'][:12]}")
+    except (OSError, SafetensorError, AssetError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"a file that cannot be read ({error!r})") from error
+    _check_finite(weights, path)
     system = HighFidelity(config.highfidelity, template)
     try:
         system.model.load_state_dict({name: _widen(value) for name, value in weights.items()})
     except RuntimeError as error:
         raise CheckpointError(f"{path}: weights do not fit the model of its config ({error}).") from error
-    return TrainedSystem(system.eval().to(device), config, template.to(device), int(card["step"]), path)
+    return TrainedSystem(system.eval().to(device), config, template.to(device), step, path)
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -146,7 +145,10 @@ def _without_folders(config: RunConfig) -> RunConfig:
     """Names of files and runs, not where they were on the machine that trained."""
     named = {key: getattr(config, key) for key in ("output", "encoder_from", "template_path")}
     data = replace(config.data, cache=None, photos=config.data.photos and Path(config.data.photos).name)
-    return replace(config, data=data, **{key: value and Path(value).name for key, value in named.items()})
+    features = config.loss.perceptual
+    features = replace(features, weights=Path(features.weights).name)
+    loss = replace(config.loss, perceptual=features)
+    return replace(config, data=data, loss=loss, **{key: value and Path(value).name for key, value in named.items()})
 
 
 def _template_file(path: Path) -> Path:
@@ -161,6 +163,14 @@ def _narrow(value: Tensor) -> Tensor:
 
 def _widen(value: Tensor) -> Tensor:
     return value.float() if value.dtype == torch.float16 else value
+
+
+def _check_finite(weights: dict[str, Tensor], path: Path) -> None:
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(
+            f"{path}: got non-finite weights, in half precision, in {broken[:3]}; expected finite ones. Train again."
+        )
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:

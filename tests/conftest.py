@@ -87,6 +87,7 @@ def true_face(template):
             losses={},
             start_error=0.0,
             final_error=0.0,
+            model_error=0.0,
             converged=False,
             seconds=0.0,
         )

@@ -208,6 +208,7 @@ class FitJob:
                 "folder": "." if len(self._photos) == 1 else name,
                 "photometric_l21_start": result.start_error,
                 "photometric_l21": result.final_error,
+                "photometric_l21_model": result.model_error,
                 "converged": result.converged,
                 "seconds": round(result.seconds, 2),
             }

@@ -18,11 +18,11 @@ from nl3dmm.data.images import ImageSource, read_image
 from nl3dmm.data.landmark_files import check_landmarks, read_landmarks
 from nl3dmm.data.photo_faces import quality, skin_mask
 from nl3dmm.data.pose import yaw_of
-from nl3dmm.errors import NoFaceError, ShapeError
+from nl3dmm.errors import Nl3dmmError, NoFaceError, ShapeError
 
 Landmarks = str | Path | Tensor | np.ndarray
 Box = Sequence[float]
-Mask = Tensor | np.ndarray
+Mask = str | Path | Tensor | np.ndarray
 DISTANCE_MM = 1000.0  # of portraits; on faces 600 mm away it leaves half of what weak perspective is off by
 _LARGER = 1.6  # crop px per photo px from which a face is magnified more than it has detail
 _FACES_ACROSS = 64  # of the smallest ones that are looked for at first
@@ -38,7 +38,7 @@ class PhotoInput:
     image: ImageSource
     landmarks: Landmarks | None = None
     box: Box | None = None
-    mask: Mask | None = None  # False where something hides the face
+    mask: Mask | None = None  # False, or black in a picture, where something hides the face
     label: str | None = None  # what it is called; by default the file's path
     distance_mm: float | int = DISTANCE_MM  # from the camera to the middle of the head; one photo does not show it
 
@@ -142,7 +142,13 @@ def _appearance(picture: Float[Tensor, "3 size size"], points: Float[Tensor, "68
 
 
 def _read_mask(mask: Mask, photo: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
-    values = torch.as_tensor(mask).cpu()
+    try:
+        is_file = isinstance(mask, str | Path)
+        values = read_image(mask).mean(0) > 0.5 if is_file else torch.as_tensor(mask).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, Nl3dmmError):
+            raise
+        raise ShapeError(f"mask: got {error}; expected numbers or truth values. Give one per pixel.") from error
     if values.shape != photo.shape[-2:]:
         raise ShapeError(
             f"mask: got shape {tuple(values.shape)}; expected the photo's, {tuple(photo.shape[-2:])}. Give one value "
@@ -154,7 +160,9 @@ def _read_mask(mask: Mask, photo: Float[Tensor, "3 height width"]) -> Float[Tens
 def _read_points(landmarks: Landmarks, photo: Float[Tensor, "3 height width"]) -> Float[Tensor, "68 2"]:
     try:
         points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else torch.as_tensor(landmarks).cpu()
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, Nl3dmmError):
+            raise
         raise ShapeError(f"landmarks: got {error}; expected (68, 2) numbers. Give photo pixels.") from error
     if tuple(points.shape) != (68, 2):
         raise ShapeError(f"landmarks: got shape {tuple(points.shape)}; expected (68, 2). Give all 68 points.")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nl3dmm.errors import ConfigError
 from nl3dmm.fitting.free_face import FreeFace, check_shared, shared_mean
 from nl3dmm.fitting.stages import FitConfig
 from nl3dmm.fitting.terms import FitTarget, Terms, stage_terms
@@ -24,7 +25,7 @@ class FitResult:
 
     face: Face
     curves: list[dict[str, list[float]]]  # of each face: weighted term -> its value at each step it took part in
-    converged: list[bool]  # of each face: the last stage's loss had stopped falling
+    converged: list[bool]  # of each face: when latents, camera and light were last free, the loss had stopped falling
     albedo_detail: Float[Tensor, "batch 3 uv_height uv_width"]  # raw residual of the final albedo, before its sigmoid
 
     @classmethod
@@ -53,15 +54,19 @@ def optimise_faces(
         features: of the perceptual term, if it weighs anything.
 
     Raises:
-        ConfigError: an unknown name in ``shared``.
+        ConfigError: an unknown name in ``shared``, or a pose stage without landmarks or weight of them.
     """
     check_shared(shared)
+    if config.landmark_steps and (target.landmarks is None or config.landmark == 0):
+        got = "no landmarks" if target.landmarks is None else "landmark=0"
+        raise ConfigError(f"landmark_steps: got {config.landmark_steps} with {got}; expected both. Set it to 0.")
     free = FreeFace(start.detach(), target.image.shape[-1], model.template.uv_size, shared)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     history: list[Terms] = []
     totals: list[Tensor] = []
+    converged = torch.zeros(1, dtype=torch.bool)
     try:
         for stage, count in config.stages():
             optimizer = torch.optim.Adam(free.groups(config, stage), betas=(0.9, 0.99))
@@ -75,13 +80,14 @@ def optimise_faces(
                 history.append({name: term.detach() for name, term in terms.items()})
                 totals.append(loss.detach())
                 progress(len(history), config.steps, float(loss.detach().mean()))
+            if stage != "detail":
+                converged = _converged(totals)
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    converged = _converged(totals).expand(len(target.image))
-    return FitResult(
-        free.face().detach(), _curves(history, len(target.image)), converged.tolist(), free.albedo_detail.detach()
-    )
+    faces = len(target.image)
+    curves, converges = _curves(history, faces), converged.expand(faces).tolist()
+    return FitResult(free.face().detach(), curves, converges, free.albedo_detail.detach())
 
 
 def _fallen(totals: list[Float[Tensor, " batch"]], tolerance: float) -> Bool[Tensor, " _"]:

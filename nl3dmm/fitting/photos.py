@@ -29,7 +29,7 @@ from nl3dmm.model import Face, FaceModel
 from nl3dmm.reconstruction import Reconstruction
 from nl3dmm.release import DEFAULT, load
 
-DEFAULT_STEPS = 150
+DEFAULT_STEPS = 200
 BATCH = 8  # photos that are optimised together
 
 
@@ -61,7 +61,7 @@ def fit_latent(
     model: str | Path | TrainedSystem = DEFAULT,
     landmarks: Landmarks | Sequence[Landmarks | None] | None = None,
     box: Box | Sequence[Box | None] | None = None,
-    shared: Sequence[str] = (),
+    shared: str | Sequence[str] = (),
     steps: int | None = None,
     device: str = "auto",
     progress: bool | Progress = True,
@@ -76,8 +76,9 @@ def fit_latent(
         landmarks: 68 points in photo pixels, or a .pts, .npy or .json file; they frame the crop and guide the pose.
             Without them and without a box those of the largest face are found. For a list of photos: a list.
         box: left, top, right, bottom of the face (brows to chin) in photo pixels; used without landmarks.
-        shared: latents, of "shape" and "albedo", that the photos of one person have in common.
-        steps: optimisation steps, by default 150; 0 gives the encoder's estimate.
+        shared: latents, of "shape" and "albedo", that the photos of one person have in common. What each photo adds to
+            the albedo as a free residual is its own.
+        steps: optimisation steps, by default 200; 0 gives the encoder's estimate.
         progress: show a bar, or call ``progress(step, steps, loss)`` instead.
 
     Returns:
@@ -90,7 +91,7 @@ def fit_latent(
         ConfigError: unknown name in ``shared``, or steps out of range.
         CheckpointError: no trained model, or a damaged one.
     """
-    plan = FitPlan(DEFAULT_STEPS if steps is None else steps, tuple(shared))
+    plan = FitPlan(DEFAULT_STEPS if steps is None else steps, (shared,) if isinstance(shared, str) else tuple(shared))
     trained = load(model, device)
     several = _several(images)
     if several is None:
@@ -165,8 +166,9 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
         start = network.encode(target.image)
     result, contradicted = _optimise(network, target, start, faces, plan, progress)
     with torch.no_grad():
-        geometry = add_albedo_detail(network.decode(result.face.latents), result.albedo_detail)
-        estimates = [(start, network.decode(start.latents)), (result.face, geometry)]
+        plain = network.decode(result.face.latents)
+        geometry = add_albedo_detail(plain, result.albedo_detail)
+        estimates = [(start, network.decode(start.latents)), (result.face, geometry), (result.face, plain)]
     region, points = None, target.landmarks
     if points is not None:
         region = torch.stack([hull_mask(each, target.image.shape[-1]) for each in points.cpu()]).to(network.device)
@@ -183,6 +185,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
             losses=result.curves[i],
             start_error=float(errors[0][i]),
             final_error=float(errors[1][i]),
+            model_error=float(errors[2][i]),
             converged=result.converged[i],
             seconds=seconds,
             source=face.source,

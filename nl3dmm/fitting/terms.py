@@ -18,8 +18,8 @@ from nl3dmm.render import interpolate
 from nl3dmm.render.scene import Rendering, composite, see_mesh, wear_textures
 from nl3dmm.render.uv import unwrap_photo
 
-# Cosines of normal and line of sight: below the first a pixel may well show what lies behind the face; from the second
-# on a texel's detail is good enough for its mirror image too.
+# Cosines of normal and viewing direction: below the first a pixel may well show what lies behind the face; from the
+# second on a texel's detail is good enough for its mirror image too.
 _GRAZING, _WELL_SEEN = 0.2, 0.3
 Terms = dict[str, Float[Tensor, " batch"]]
 
@@ -82,6 +82,9 @@ def _face_terms(
     vertices = geometry.vertices_proxy if stage == "proxy" else geometry.vertices_final
     terms = _landmark_term(model, target, face, vertices, config)
     terms["latent_prior"] = config.latent_prior * torch.stack([(latent**2).mean(1) for latent in moved]).sum(0)
+    if config.light_prior > 0:
+        light = face.sh_coefficients - free.start.sh_coefficients
+        terms["light_prior"] = config.light_prior * (light**2).mean((1, 2))
     if stage == "proxy":
         drawn = model.render(face, geometry.vertices_proxy, geometry.maps.albedo_proxy[:, None], size)
         return terms | _photo_terms(model, target, drawn, config, None)
@@ -97,7 +100,9 @@ def _detail_terms(
         geometry = model.decode(face.latents)
         size = (target.image.shape[-2], target.image.shape[-1])
         seen = see_mesh(geometry.vertices_final, face.camera, face.sh_coefficients, model.surface, size)
-        confidence = unwrap_photo(target.image, face.camera, geometry.vertices_final, model.surface).confidence
+        shown = torch.ones_like(seen.mask) if target.mask is None else target.mask
+        texels = unwrap_photo(shown[:, None].to(target.image), face.camera, geometry.vertices_final, model.surface)
+        confidence = texels.confidence * (texels.colour[:, 0] > 0.5)
         hidden = (confidence < _GRAZING) & (confidence.flip(-1) > _WELL_SEEN) & model.template.uv_mask
         facing, _ = interpolate(seen.normals[..., 2:].contiguous(), seen.fragments, model.surface.triangles)
         target = replace(target, mask=target.visible(facing[..., 0] > _GRAZING))

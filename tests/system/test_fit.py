@@ -75,8 +75,8 @@ def test_fields_have_the_documented_shapes(result):
 def test_photometric_error_falls(result):
     assert result.final_error < 0.9 * result.start_error
     assert result.losses["photo"][-1] < result.losses["photo"][0]
-    assert len(result.losses["landmark"]) == STEPS - STEPS // 10 - STEPS * 2 // 5
-    assert len(result.losses["photo"]) == STEPS - STEPS // 10
+    assert len(result.losses["landmark"]) == STEPS - STEPS // 5 - STEPS * 2 // 5
+    assert len(result.losses["photo"]) == STEPS - STEPS // 5
     assert len(result.losses["detail_prior"]) == STEPS * 2 // 5
     assert result.seconds > 0
 

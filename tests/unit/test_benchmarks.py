@@ -234,3 +234,26 @@ def test_a_missing_peer_says_so():
 
     with pytest.raises(ImportError, match=r"not installed \(pip install deodr trimesh\)"):
         timed_deodr(Stopwatch(), make_scene(12, 32, 2, texels=16))
+
+
+def test_surface_distance_of_a_displaced_and_scaled_sheet_is_its_own_bend(patch):
+    """Alignment takes similarities away; sliding along the surface is no distance."""
+    from benchmarks.fitting import surface_distance
+
+    vertices, triangles, _ = patch
+    turned = 1.3 * vertices[0].float() + torch.tensor([5.0, -2.0, 9.0])
+    assert surface_distance(turned, vertices[0].float(), triangles) < 1e-3
+    bent = vertices[0].float().clone()
+    bent[5, 2] += 4.0
+    assert 0.1 < surface_distance(bent, vertices[0].float(), triangles) < 0.6
+
+
+def test_scaled_psnr_forgives_one_colour_alone():
+    from benchmarks.fitting import scaled_psnr
+
+    truth = torch.rand(1, 3, 8, 8) * 0.5 + 0.2
+    region = torch.ones(1, 8, 8, dtype=torch.bool)
+    tinted = truth * torch.tensor([0.8, 1.1, 0.6]).view(1, 3, 1, 1)
+    assert scaled_psnr(tinted, truth, region) > 80
+    noise = 0.1 * torch.randn(1, 3, 8, 8)
+    assert 17 < scaled_psnr(truth + noise, truth, region) < 24

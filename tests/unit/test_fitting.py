@@ -45,7 +45,7 @@ CONFIG = FitConfig(STEPS, landmark=1.0, landmark_steps=1, proxy_steps=2, detail_
 
 def test_stages_follow_each_other_and_have_their_terms(model, target, start):
     assert CONFIG.stages() == [("pose", 1), ("proxy", 2), ("final", 2), ("detail", 1)]
-    assert photo_config(20).stages() == [("pose", 2), ("final", 10), ("detail", 8)]
+    assert photo_config(20).stages() == [("pose", 4), ("final", 8), ("detail", 8)]
     seen = []
     result = optimise_faces(model, target, start, CONFIG, progress=lambda step, steps, loss: seen.append((step, steps)))
     assert seen == [(step + 1, STEPS) for step in range(STEPS)]
@@ -167,3 +167,30 @@ def test_hidden_detail_is_like_its_mirror_image(model, target, start):
     ]
     assert hidden.sum() > 100
     assert gaps[1] < 0.3 * gaps[0]
+
+
+def test_the_light_stays_near_its_start_if_it_is_asked_to(model, target, start):
+    moved = []
+    for weight in (0.0, 10.0):
+        face = optimise_faces(model, target, start, FitConfig(20, light_prior=weight)).face
+        moved.append((face.sh_coefficients - start.sh_coefficients).norm())
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_a_mask_hides_from_the_mirror_too(model, target, start):
+    """What lies under an occluder gets its mirror image's detail, and gives none."""
+    zero = torch.zeros(3)
+    frontal = replace(start, camera=replace(start.camera, rotation=rotation_from_euler(zero, zero, zero)))
+    mask = torch.ones_like(target.image[:, 0], dtype=torch.bool)
+    mask[:, :, :24] = False
+    config = FitConfig(41, detail_steps=40, detail_prior=0.0, learning_rate=1e-6, light_rate=1e-6, camera_rate=1e-6)
+    detail = optimise_faces(model, replace(target, mask=mask), frontal, config).albedo_detail.abs().mean((0, 1, 2))
+    sides = detail[: len(detail) // 2].mean(), detail[len(detail) // 2 :].mean()
+    assert min(sides) > 0.3 * max(sides)
+
+
+def test_a_pose_stage_needs_landmarks(model, target, start):
+    with pytest.raises(ConfigError, match="landmark_steps: got 2 with no landmarks"):
+        optimise_faces(model, FitTarget(target.image), start, photo_config(10))
+    with pytest.raises(ConfigError, match="landmark_steps: got 2 with landmark=0"):
+        optimise_faces(model, target, start, FitConfig(5, landmark_steps=2))

@@ -11,7 +11,7 @@ from nl3dmm.fitting.terms import FitTarget
 from nl3dmm.geometry.camera import project, rotation_from_euler
 from nl3dmm.model import FaceModel
 
-CONFIG = photo_config(1000)
+CONFIG = photo_config(500)
 
 
 @pytest.fixture(scope="module")

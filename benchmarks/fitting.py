@@ -153,9 +153,9 @@ def surface_distance(
     """mm from the vertices that the triangles use to the nearest point of the true surface, after alignment."""
     used = triangles.unique()
     points = similarity_aligned(vertices[None, used], truth[None, used])[0]
-    corners = truth[triangles]
-    near = torch.cdist(points, corners.mean(1)).topk(_CANDIDATES, largest=False).indices
-    repeated = points[:, None].expand(-1, _CANDIDATES, -1)
+    corners, count = truth[triangles], min(_CANDIDATES, len(triangles))
+    near = torch.cdist(points, corners.mean(1)).topk(count, largest=False).indices
+    repeated = points[:, None].expand(-1, count, -1)
     closest = trimesh.triangles.closest_point(corners[near].flatten(0, 1).numpy(), repeated.flatten(0, 1).numpy())
     gaps = (torch.from_numpy(closest).view(repeated.shape) - repeated).norm(dim=-1)
     return float(gaps.amin(1).mean())

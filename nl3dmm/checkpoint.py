@@ -77,10 +77,11 @@ def find_checkpoint(path: str | Path, argument: str = "model") -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise CheckpointError(
-        f"{argument}: got {path}, where no checkpoint is; expected a .ckpt file or a run folder. "
-        + ("Train one with: python -m nl3dmm.train" if argument == "model" else "Train that run first.")
-    )
+    what, action = "a .ckpt file or a run folder", "Train that run first."
+    if argument == "model":
+        what += ", or for fits 'default' or a released .safetensors file"
+        action = "Train one with: python -m nl3dmm.train"
+    raise CheckpointError(f"{argument}: got {path}, where no checkpoint is; expected {what}. {action}")
 
 
 def load_system(path: str | Path, template: FaceTemplate | None = None, device: str = "cpu") -> TrainedSystem:

@@ -48,6 +48,7 @@ class Reconstruction(FaceViews):
     converged: bool  # the loss of latents, camera and light had stopped falling when their steps ended
     seconds: float  # of fitting; a batch's are divided by its photos
     source: str = "photo"  # the file's name, where there is one
+    landmark_source: str = "none"  # found (by the detector), given, none (a box alone)
     warnings: tuple[str, ...] = ()  # what makes this fit less sure than others
 
     status = "ok"
@@ -148,6 +149,7 @@ class Reconstruction(FaceViews):
             "source": self.source,
             "status": self.status,
             "warnings": list(self.warnings),
+            "landmark_source": self.landmark_source,
             "converged": self.converged,
             "photo_size": [height, width],
             "crop": vars(self.crop),
@@ -180,6 +182,7 @@ class Reconstruction(FaceViews):
         if path.suffix.lower() not in writers:
             kinds = ", ".join(writers)
             raise OutputError(f"path: got {path}; expected a folder, or a file of {kinds}. Change the suffix.")
+        prepare_output_folder(path.parent)
         writers[path.suffix.lower()](path)
         return path
 

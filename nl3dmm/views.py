@@ -131,13 +131,14 @@ class FaceViews:
             camera: projects to pixels of the picture, for instance ``view(yaw=30)``; by default the fitted one.
             light: (3, 9) coefficients, a direction or a name (``geometry.lighting.light_from``), in the camera's frame;
                 by default the fitted one.
-            size: side of a square picture, or (height, width), px. By default the photo's; the fitted camera then sees
-                what the photo shows, and with a size the square that was fitted.
+            size: side of a square picture, or (height, width), px. By default what a given camera looks at the middle
+                of, as those of ``view`` do, or the photo's; the fitted camera then sees what the photo shows, and with
+                a size the square that was fitted.
 
         Raises:
             ConfigError, ShapeError: of the light.
         """
-        height, width = (self.photo.shape[1], self.photo.shape[2]) if size is None else _height_width(size)
+        height, width = self._picture_size(camera) if size is None else _height_width(size)
         if camera is None:
             camera = self.crop.camera_to_photo(self.face.camera) if size is None else self._fitted(height, width)
         large = (height * _SUPER_SAMPLING, width * _SUPER_SAMPLING)
@@ -145,6 +146,12 @@ class FaceViews:
         drawn = self.model.render_final(face, self.geometry, large)
         picture = on_white(drawn.images[:, 0], drawn.mask[:, None].float())
         return F.avg_pool2d(picture, _SUPER_SAMPLING)[0]
+
+    def _picture_size(self, camera: Camera | None) -> tuple[int, int]:
+        if camera is None:
+            return self.photo.shape[1], self.photo.shape[2]
+        column, row = (2 * camera.principal_point[0]).round().int().tolist()
+        return _height_width((row, column))
 
     @torch.no_grad()
     def relight(self, light: Light) -> Float[Tensor, "3 height width"]:

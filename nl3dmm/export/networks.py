@@ -134,7 +134,7 @@ def _check_onnx() -> None:
     except ImportError as error:
         raise BackendError(
             f"onnx: got no package {error.name}; expected onnx and onnxscript. "
-            "Run: pip install onnx onnxscript onnxruntime"
+            "Run: pip install onnx onnxscript onnxruntime, or choose --only pt2."
         ) from error
 
 

@@ -209,6 +209,7 @@ class FitJob:
                 "photometric_l21_start": result.start_error,
                 "photometric_l21": result.final_error,
                 "photometric_l21_model": result.model_error,
+                "landmark_source": result.landmark_source,
                 "converged": result.converged,
                 "seconds": round(result.seconds, 2),
             }
@@ -248,6 +249,8 @@ def _entry(line: Mapping[str, Any], result: Reconstruction | FitFailure) -> Repo
 def _printed(line: dict[str, Any]) -> str:
     if line["status"] != "ok":
         return f"{line['name']}: {line['status']}: {line['message']}"
-    errors = f"photometric l2,1: {line['photometric_l21_start']:.4f} (encoder) -> {line['photometric_l21']:.4f}"
+    names = {"encoder": "photometric_l21_start", "model": "photometric_l21_model", "with detail": "photometric_l21"}
+    errors = ", ".join(f"{line[key]:.3f} ({name})" for name, key in names.items())
+    errors = f"mean colour error {errors}, landmarks {line['landmark_source']}"
     warned = "".join(f"; warning: {warning}" for warning in line["warnings"])
     return f"{line['name']}: {errors}, {line['seconds']:.1f} s{warned}"

@@ -64,6 +64,10 @@ class LocatedFace:
     distance_mm: float | int
     warnings: tuple[str, ...]
 
+    @property
+    def landmark_source(self) -> str:
+        return "none" if self.points is None else "found" if self.is_found else "given"
+
 
 def locate_face(given: PhotoInput, size: int) -> LocatedFace:
     """Read a photo and crop its face to ``size`` pixels.

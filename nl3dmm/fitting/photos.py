@@ -189,6 +189,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
             converged=result.converged[i],
             seconds=seconds,
             source=face.source,
+            landmark_source=face.landmark_source,
             warnings=(*face.warnings, *_late_warnings(face, fitted[i], contradicted[i])),
         )
         for i, face in enumerate(faces)

@@ -182,7 +182,6 @@ class Reconstruction(FaceViews):
         if path.suffix.lower() not in writers:
             kinds = ", ".join(writers)
             raise OutputError(f"path: got {path}; expected a folder, or a file of {kinds}. Change the suffix.")
-        prepare_output_folder(path.parent)
         writers[path.suffix.lower()](path)
         return path
 

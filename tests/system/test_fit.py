@@ -222,7 +222,8 @@ def test_command_line(run, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == SAVED | OF_THE_COMMAND
     printed = capsys.readouterr().out
     stored = json.loads((out / "face.json").read_text())
-    assert f"{stored['photometric_l21_start']:.4f} (encoder) -> {stored['photometric_l21']:.4f}" in printed
+    errors = [f"{stored[key]:.3f}" for key in ("photometric_l21_start", "photometric_l21_model", "photometric_l21")]
+    assert "{} (encoder), {} (model), {} (with detail), landmarks given".format(*errors) in printed
     assert f"the faces' files are in {out}" in printed
 
 

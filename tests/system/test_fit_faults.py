@@ -345,7 +345,7 @@ def test_full_disk_keeps_what_is_done_and_says_what_is_not(run, tmp_path, capsys
     assert printed.err.startswith(f"error: output file: got {out / 'b'}")
     assert_says(printed.err, "which cannot be written ([Errno 28] ... expected room ... free disk space")
     assert printed.err.count("\n") == 1
-    assert_says(printed.out, "a: photometric ... b: not_written: output file ... 1 of 3 fitted")
+    assert_says(printed.out, "a: mean colour error ... b: not_written: output file ... 1 of 3 fitted")
 
 
 def test_a_disk_that_is_full_from_the_start(run, tmp_path, error):

@@ -66,7 +66,7 @@ def names(wheel) -> set[str]:
 
 def test_every_module_and_resource_is_in_it(names):
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "nl3dmm").rglob("*.py")} | {"nl3dmm/py.typed"}
-    expected |= {"nl3dmm/weights/landmarks.safetensors", "nl3dmm/weights/landmarks.json"}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "nl3dmm" / "weights").iterdir()}
     expected |= {"nl3dmm/page/report.css", "nl3dmm/page/report.js"}
     for folder in ("configs", "uv_assets"):
         files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]

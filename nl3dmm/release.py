@@ -129,7 +129,11 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def bare(template: FaceTemplate) -> FaceTemplate:
-    """A template without its linear bases: what a nonlinear model needs of it, and no more of others' work."""
+    """A template without its linear bases, which a trained model does not need.
+
+    What training took from them stays in the weights: a decoder with a linear base holds principal components of shapes
+    that were drawn from them. Whether such weights may be passed on is for the licence of the template to say.
+    """
     none = template.vertices.new_zeros(0, *template.vertices.shape)
     return replace(
         template,

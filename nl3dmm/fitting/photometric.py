@@ -4,8 +4,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nl3dmm.data.crop import hull_mask
+from nl3dmm.fitting.terms import FitTarget
 from nl3dmm.losses.pixels import masked_mean, pixel_distance
 from nl3dmm.model import Face, FaceModel, Geometry
+
+
+def landmark_region(target: FitTarget) -> Bool[Tensor, "batch height width"] | None:
+    """The pixels that the landmarks enclose, where there are any."""
+    if target.landmarks is None:
+        return None
+    hulls = [hull_mask(points, target.image.shape[-1]) for points in target.landmarks.cpu()]
+    return torch.stack(hulls).to(target.image.device)
 
 
 @torch.no_grad()

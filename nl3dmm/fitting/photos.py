@@ -14,13 +14,12 @@ from torch import Tensor
 
 from nl3dmm.checkpoint import TrainedSystem
 from nl3dmm.config import check_range
-from nl3dmm.data.crop import hull_mask
 from nl3dmm.data.images import ImageSource
 from nl3dmm.errors import Nl3dmmError, ShapeError
 from nl3dmm.fitting.free_face import check_shared
 from nl3dmm.fitting.located_face import Box, Landmarks, LocatedFace, PhotoInput, locate_face, profile_warnings
 from nl3dmm.fitting.optimise import FitResult, Progress, optimise_faces
-from nl3dmm.fitting.photometric import photometric_errors
+from nl3dmm.fitting.photometric import landmark_region, photometric_errors
 from nl3dmm.fitting.pose import pose_faces
 from nl3dmm.fitting.stages import photo_config
 from nl3dmm.fitting.terms import FitTarget, add_albedo_detail
@@ -169,10 +168,7 @@ def _fit(faces: list[LocatedFace], trained: TrainedSystem, plan: FitPlan, progre
         plain = network.decode(result.face.latents)
         geometry = add_albedo_detail(plain, result.albedo_detail)
         estimates = [(start, network.decode(start.latents)), (result.face, geometry), (result.face, plain)]
-    region, points = None, target.landmarks
-    if points is not None:
-        region = torch.stack([hull_mask(each, target.image.shape[-1]) for each in points.cpu()]).to(network.device)
-    errors = photometric_errors(network, target.image, estimates, region, target.mask)
+    errors = photometric_errors(network, target.image, estimates, landmark_region(target), target.mask)
     fitted, shapes = result.face.to("cpu"), geometry.to("cpu")
     seconds = (time.perf_counter() - started) / len(faces)
     return [

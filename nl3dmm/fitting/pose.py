@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nl3dmm.data.crop import hull_mask
 from nl3dmm.fitting.optimise import Progress, optimise_faces
-from nl3dmm.fitting.photometric import photometric_errors
+from nl3dmm.fitting.photometric import landmark_region, photometric_errors
 from nl3dmm.fitting.stages import FitConfig
 from nl3dmm.fitting.terms import FitTarget
 from nl3dmm.geometry.camera import project
@@ -61,14 +60,8 @@ def pose_faces(
         geometry = model.decode(start.latents)
         pixels, _ = project(start.camera, model.template.landmarks(geometry.vertices_final))
         apart = landmark_distance(pixels, landmarks) > tolerance * size / 2
-        region = torch.stack([hull_mask(each, size) for each in landmarks.cpu()]).to(apart.device)
-        before, after = photometric_errors(
-            model,
-            target.image,
-            [(start, geometry), (replace(start, camera=posed.camera), geometry)],
-            region,
-            target.mask,
-        )
+        both = [(start, geometry), (replace(start, camera=posed.camera), geometry)]
+        before, after = photometric_errors(model, target.image, both, landmark_region(target), target.mask)
     contradicted = found & apart & (after > _WORSE * before)
     turned = _choose(~found | (apart & ~contradicted), posed.camera, start.camera)
     tolerance = torch.where(contradicted, _NOTHING, tolerance)
